@@ -1,0 +1,232 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"runner-token-broker/internal/secret"
+)
+
+// Kind is what a token is for, in GitHub's own words.
+type Kind string
+
+const (
+	RegistrationToken Kind = "registration-token" // to join
+	RemoveToken       Kind = "remove-token"       // to leave
+)
+
+// ParseKind parses a kind. Its error's text is fit for the caller.
+func ParseKind(s string) (Kind, error) {
+	switch k := Kind(s); k {
+	case RegistrationToken, RemoveToken:
+		return k, nil
+	}
+	return "", fmt.Errorf("kind %.200q is neither %s nor %s", s, RegistrationToken, RemoveToken)
+}
+
+// Request asks for a token.
+type Request struct {
+	Target Target
+	Kind   Kind
+	Fresh  bool // made now, never one that is kept
+}
+
+// Source is where a token came from.
+type Source string
+
+const (
+	FromGitHub Source = "github"
+	FromCache  Source = "cache"
+	FromStale  Source = "stale" // kept, and served below its minimum life because there is no newer one to be had
+)
+
+// Token is what GitHub made.
+type Token struct {
+	Value     secret.Value
+	ExpiresAt time.Time
+	RunnerURL string // what config.sh --url wants
+	Source    Source
+	Outage    error    // why a stale token was served
+	GitHub    Response // zero unless Source is FromGitHub
+}
+
+const (
+	tokenLife    = time.Hour // what GitHub gives a token
+	minStaleLife = 5 * time.Minute
+)
+
+// GitHub makes tokens.
+type GitHub interface {
+	// CreateToken makes one token with the credential. Its errors are *Error: CredentialRejected, RateLimited and
+	// Unavailable have a meaning here. It ends with ctx and is safe for concurrent use.
+	CreateToken(ctx context.Context, credential secret.Value, t Target, k Kind) (Token, error)
+}
+
+// Credentials keeps the credential for GitHub; see secret.Cache.
+type Credentials interface {
+	Get(context.Context) (secret.Value, error)
+	Reject(secret.Value)
+}
+
+// Issuer hands out tokens: kept ones while they are good, new ones otherwise. Use NewIssuer. It is safe for concurrent
+// use.
+type Issuer struct {
+	policy      Policy
+	github      GitHub
+	credentials Credentials
+	minLife     time.Duration
+	flight      singleflight.Group
+
+	mu     sync.Mutex
+	tokens map[string]Token     // by Request.key
+	limits map[string]time.Time // until when GitHub wants no call, by the credential's SHA-256
+}
+
+// NewIssuer returns an Issuer for the targets of policy. It hands a kept token out again while that has at least
+// minLife left, and never if minLife is an hour or more.
+func NewIssuer(policy Policy, github GitHub, credentials Credentials, minLife time.Duration) *Issuer {
+	return &Issuer{
+		policy: policy, github: github, credentials: credentials, minLife: minLife,
+		tokens: map[string]Token{}, limits: map[string]time.Time{},
+	}
+}
+
+// Issue returns a token for the request, or an *Error. It ends with ctx.
+func (i *Issuer) Issue(ctx context.Context, r Request) (Token, error) {
+	if !i.policy.Allows(r.Target) {
+		return Token{}, &Error{
+			Code:    TargetNotAllowed,
+			Message: r.Target.Path() + " is not one of the targets this service serves",
+			Err:     fmt.Errorf("%s is not in ALLOWED_TARGETS", r.Target),
+		}
+	}
+	if r.Fresh {
+		return i.create(ctx, r)
+	}
+	// Simultaneous misses make one call. It runs with the first caller's deadline, which is the earliest of them: they
+	// are invocations of one function.
+	v, err, _ := i.flight.Do(r.key(), func() (any, error) { return i.reuseOrCreate(ctx, r) })
+	return v.(Token), err
+}
+
+func (i *Issuer) reuseOrCreate(ctx context.Context, r Request) (Token, error) {
+	if i.minLife < tokenLife {
+		if t, ok := i.kept(r, i.minLife); ok {
+			t.Source = FromCache
+			return t, nil
+		}
+	}
+	t, err := i.create(ctx, r)
+	if err == nil {
+		return t, nil
+	}
+	switch AsError(err).Code {
+	case RateLimited, Unavailable:
+		if t, ok := i.kept(r, minStaleLife); ok {
+			t.Source, t.Outage = FromStale, err
+			return t, nil
+		}
+	}
+	return Token{}, err
+}
+
+// create has GitHub make a token, if need be with the secret read again: the credential may have been rotated since.
+func (i *Issuer) create(ctx context.Context, r Request) (Token, error) {
+	credential, err := i.credential(ctx)
+	if err != nil {
+		return Token{}, err
+	}
+	t, err := i.call(ctx, credential, r)
+	if err == nil || AsError(err).Code != CredentialRejected {
+		return t, err
+	}
+	next, rereadErr := i.credential(ctx)
+	if rereadErr != nil {
+		e := *AsError(err)
+		e.Err = fmt.Errorf("%w; read again: %w", e.Err, rereadErr)
+		return Token{}, &e
+	}
+	return i.call(ctx, next, r)
+}
+
+func (i *Issuer) credential(ctx context.Context) (secret.Value, error) {
+	v, err := i.credentials.Get(ctx)
+	switch {
+	case err == nil:
+		return v, nil
+	case errors.Is(err, secret.ErrRejected):
+		return v, Refuse(CredentialRejected, fmt.Errorf("%w: put a valid credential there", err))
+	case err == ctx.Err(): // bare: we did not get as far as reading it
+		return v, Refuse(Unavailable, fmt.Errorf("waiting for the credential: %w", err))
+	}
+	return v, err
+}
+
+// call makes one call to GitHub, unless GitHub asked to make none, and remembers what came of it.
+func (i *Issuer) call(ctx context.Context, credential secret.Value, r Request) (Token, error) {
+	if wait := i.wait(credential); wait > 0 {
+		e := Refuse(RateLimited, errors.New("no call made: the wait that GitHub asked for is not over"))
+		e.RetryAfter = wait
+		return Token{}, e
+	}
+	t, err := i.github.CreateToken(ctx, credential, r.Target, r.Kind)
+	if err == nil {
+		t.Source = FromGitHub
+		i.keep(r, t)
+		return t, nil
+	}
+	switch e := AsError(err); e.Code {
+	case RateLimited:
+		i.limit(credential, e.RetryAfter)
+	case CredentialRejected:
+		i.credentials.Reject(credential)
+		i.forget(r)
+	case CredentialForbidden, TargetNotFound:
+		i.forget(r)
+	}
+	return Token{}, err
+}
+
+func (i *Issuer) kept(r Request, minLife time.Duration) (Token, bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	t, ok := i.tokens[r.key()]
+	return t, ok && time.Until(t.ExpiresAt) >= minLife
+}
+
+func (i *Issuer) keep(r Request, t Token) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	maps.DeleteFunc(i.tokens, func(_ string, t Token) bool { return time.Until(t.ExpiresAt) <= 0 })
+	t.GitHub = Response{}
+	i.tokens[r.key()] = t
+}
+
+// forget drops the kept token after a refusal: what GitHub would not give now is not served in an outage later.
+func (i *Issuer) forget(r Request) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.tokens, r.key())
+}
+
+func (i *Issuer) wait(credential secret.Value) time.Duration {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return time.Until(i.limits[credential.SHA256()])
+}
+
+func (i *Issuer) limit(credential secret.Value, wait time.Duration) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	maps.DeleteFunc(i.limits, func(_ string, until time.Time) bool { return time.Until(until) <= 0 })
+	// Round(0): the wall clock. The monotonic one may stand still while the environment is frozen between invocations.
+	i.limits[credential.SHA256()] = time.Now().Add(wait).Round(0)
+}
+
+func (r Request) key() string { return r.Target.path + " " + string(r.Kind) }

@@ -1,0 +1,56 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Policy is the list of targets that the service serves. The zero Policy allows nothing.
+type Policy struct {
+	allowed map[string]bool // "orgs/acme", or "repos/acme/*" for every repository of an owner
+}
+
+// ParsePolicy parses targets separated by commas or white space. The last segment of an entry may be "*": orgs/*,
+// repos/OWNER/*, enterprises/*. The error names every bad entry.
+func ParsePolicy(s string) (Policy, error) {
+	p := Policy{allowed: map[string]bool{}}
+	var problems []error
+	n := 0
+	for part := range strings.SplitSeq(s, ",") {
+		entries := strings.Fields(part)
+		if len(entries) == 0 {
+			n++
+			problems = append(problems, fmt.Errorf("entry %d is empty", n))
+		}
+		for _, entry := range entries {
+			n++
+			if !isEntry(entry) {
+				problems = append(problems, fmt.Errorf("entry %d, %.200q, %s", n, entry, entryRemedy(entry)))
+				continue
+			}
+			p.allowed[entry] = true
+		}
+	}
+	return p, errors.Join(problems...)
+}
+
+// Allows reports whether t is on the list.
+func (p Policy) Allows(t Target) bool {
+	parent := t.path[:strings.LastIndexByte(t.path, '/')+1]
+	return t.path != "" && (p.allowed[t.path] || p.allowed[parent+"*"])
+}
+
+func isEntry(s string) bool {
+	if parent, ok := strings.CutSuffix(s, "/*"); ok {
+		return isTarget(parent + "/x") // any name will do: it is the parent that must be good
+	}
+	return isTarget(s)
+}
+
+func entryRemedy(entry string) string {
+	if lower := strings.ToLower(entry); isEntry(lower) {
+		return fmt.Sprintf("has upper case: write %q", lower)
+	}
+	return "is none of orgs/ORG, repos/OWNER/REPO, enterprises/ENTERPRISE, orgs/*, repos/OWNER/*, enterprises/*"
+}
