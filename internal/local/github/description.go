@@ -1,0 +1,156 @@
+package github
+
+import (
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/getkin/kin-openapi/routers/gorillamux"
+)
+
+//go:embed testdata
+var testdata embed.FS
+
+// document is a description of GitHub's API, parsed when it is first needed: a laptop that asks for one version need
+// not wait for three.
+type document func() (routers.Router, error)
+
+func load(name string) document {
+	return sync.OnceValues(func() (routers.Router, error) {
+		data, err := testdata.ReadFile("testdata/github-runners-" + name + ".json")
+		if err != nil {
+			return nil, err
+		}
+		doc, err := openapi3.NewLoader().LoadFromData(data)
+		if err != nil {
+			return nil, err
+		}
+		doc.Servers = nil // match the path alone
+		return gorillamux.NewRouter(doc)
+	})
+}
+
+const (
+	versionHeader = "X-Github-Api-Version"
+	oldest        = "2022-11-28" // which every GitHub knows
+	enterprise    = "/api/v3"    // where GitHub Enterprise Server has its API
+)
+
+var (
+	dotcom = map[string]document{oldest: load("2022-11-28"), "2026-03-10": load("2026-03-10")}
+	server = map[string]document{oldest: load("ghes-3.19")}
+)
+
+var scopes = map[string]string{"orgs": "admin:org", "repos": "repo", "enterprises": "manage_runners:enterprise"}
+
+// operation is what a request asks for.
+type operation struct {
+	document document // nil if this GitHub does not have the version
+	version  string
+	target   string
+	scope    string
+	input    *openapi3filter.RequestValidationInput
+}
+
+// describe finds the operation that r asks for and says what is wrong with r.
+func describe(r *http.Request) (operation, string) {
+	if problem := check(r); problem != "" {
+		return operation{}, problem
+	}
+	documents, url := dotcom, r.URL.Path
+	if rest, ok := strings.CutPrefix(url, enterprise); ok {
+		documents, url = server, rest
+	}
+	op := operation{version: r.Header.Get(versionHeader)}
+	op.document = documents[op.version]
+	document := op.document
+	if document == nil {
+		document = documents[oldest] // whatever the version, the path must be one of GitHub's
+	}
+	router, err := document()
+	if err != nil {
+		return op, err.Error()
+	}
+	described := r.Clone(r.Context())
+	described.URL.Path, described.URL.RawPath = url, ""
+	route, params, err := router.FindRoute(described)
+	if err != nil {
+		return op, err.Error()
+	}
+	const separator = "/actions/runners/"
+	i := strings.LastIndex(url, separator) // the last: a repository may be actions/runners
+	if i < 0 {
+		return op, "GitHub has it, this stand-in has not"
+	}
+	target, kind := strings.TrimPrefix(url[:i], "/"), url[i+len(separator):]
+	if kind != "registration-token" && kind != "remove-token" {
+		return op, "GitHub has it, this stand-in has not"
+	}
+	scope, _, _ := strings.Cut(target, "/")
+	op.target, op.scope = target, scopes[scope]
+	op.input = &openapi3filter.RequestValidationInput{Request: described, PathParams: params, Route: route}
+	if err := openapi3filter.ValidateRequest(r.Context(), op.input); err != nil {
+		return op, err.Error()
+	}
+	return op, ""
+}
+
+func (op operation) validateAnswer(r *http.Request, status int, header http.Header, body string) error {
+	out := &openapi3filter.ResponseValidationInput{RequestValidationInput: op.input, Status: status, Header: header}
+	out.SetBodyBytes([]byte(body))
+	return openapi3filter.ValidateResponse(r.Context(), out)
+}
+
+// What the service promises to send, and what the transport adds. Anything else might be the caller's.
+var expected = []string{"Accept", "Accept-Encoding", "Authorization", "Connection", "Content-Length", "User-Agent", versionHeader}
+
+// check says where r is not what the service promises to send. GitHub's description knows no request headers, does not
+// forbid a body or a query, and takes %2F and .. for names.
+func check(r *http.Request) string {
+	var problems []error
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	for name, want := range map[string]string{"Accept": "application/vnd.github+json", "User-Agent": "runner-token-broker"} {
+		if got := r.Header[name]; len(got) != 1 || got[0] != want {
+			problem("%s is %q, not %q", name, got, want)
+		}
+	}
+	// Values stay out of it: they may be secret.
+	if n := len(r.Header["Authorization"]); n > 1 {
+		problem("Authorization is there %d times", n)
+	}
+	if n := len(r.Header[versionHeader]); n != 1 {
+		problem("%s is there %d times", versionHeader, n)
+	}
+	for name := range r.Header {
+		if !slices.Contains(expected, name) {
+			problem("header %s is not one of the service's", name)
+		}
+	}
+	if r.URL.RawQuery != "" || r.URL.ForceQuery {
+		problem("there is a query")
+	}
+	if strings.Contains(r.URL.EscapedPath(), "%") {
+		problem("the path is escaped")
+	}
+	if path.Clean(r.URL.Path) != r.URL.Path {
+		problem("the path leads elsewhere")
+	}
+	if n, err := io.CopyN(io.Discard, r.Body, 1); n > 0 {
+		problem("there is a body")
+	} else if err != io.EOF {
+		problem("body: %w", err)
+	}
+	if err := errors.Join(problems...); err != nil {
+		return strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	return ""
+}

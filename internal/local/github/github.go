@@ -1,0 +1,306 @@
+// Package github stands in for the part of GitHub's REST API that makes runner registration and remove tokens: the
+// paths of github.com at the root, those of GitHub Enterprise Server 3.19 under /api/v3.
+//
+// Every request, and every answer that it gives, is checked against GitHub's own OpenAPI description of the API version
+// that was asked for. What breaks the description is answered 599, a status that GitHub cannot have, and is kept in
+// Violations, so that a test fails even if the code under test swallows the answer.
+//
+// It does not know users, scopes, permissions or SSO: a credential is good for every target or for none. It makes no
+// just-in-time configurations. It counts towards no limit, locks nobody out for repeating bad credentials, compares
+// targets with regard to case, and does not remember the tokens that it made as GitHub would have to for config.sh.
+package github
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"runner-token-broker/internal/secret"
+)
+
+// Server is GitHub. The zero Server has every target and knows no credential. It is safe for concurrent use.
+type Server struct {
+	mu          sync.Mutex
+	credentials map[string]bool // by SHA-256
+	targets     map[string]bool // nil: every one exists
+	hook        func(*http.Request) *Answer
+	requests    []Request
+	tokens      []secret.Value
+	violations  []string
+}
+
+// New returns a GitHub that knows the given credentials.
+func New(credentials ...secret.Value) *Server {
+	s := new(Server)
+	s.Rotate(credentials...)
+	return s
+}
+
+// Rotate makes the given credentials the only good ones; with none, every request is answered 401.
+func (s *Server) Rotate(credentials ...secret.Value) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.credentials = map[string]bool{}
+	for _, c := range credentials {
+		s.credentials[c.SHA256()] = true
+	}
+}
+
+// Restrict makes the given targets ("orgs/acme") the only ones that exist.
+func (s *Server) Restrict(targets ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.targets = map[string]bool{}
+	for _, t := range targets {
+		s.targets[t] = true
+	}
+}
+
+// OnRequest makes f decide what each later request gets; where f returns nil, or is nil, GitHub itself does. f is called
+// from many goroutines at once.
+func (s *Server) OnRequest(f func(*http.Request) *Answer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hook = f
+}
+
+// Request is what is kept of a request.
+type Request struct {
+	Method, Path  string // the path as it was sent, /api/v3 included
+	Authorization string // the SHA-256 of the bearer token; "" if there was none
+	APIVersion    string
+}
+
+// Requests returns all requests so far.
+func (s *Server) Requests() []Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.requests)
+}
+
+// Tokens returns all tokens handed out so far, for a test to look for where they must not be.
+func (s *Server) Tokens() []secret.Value {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.tokens)
+}
+
+// Violations returns what broke GitHub's description, or what the service promises to send, so far.
+func (s *Server) Violations() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.violations)
+}
+
+// Answer is what OnRequest's function makes of a request. With Status 0 it is GitHub's own answer, with the other
+// fields applied to it.
+type Answer struct {
+	Status int
+	Header http.Header   // added to GitHub's own, or replacing them; a nil value removes one
+	Body   string        // unused where Status is 0
+	Life   time.Duration // of the token in GitHub's own answer; an hour if 0
+
+	// Broken says that the answer breaks GitHub's description on purpose.
+	Broken bool
+
+	Delay time.Duration // before anything is answered, or until the client leaves
+	Fault Fault         // what becomes of the answer on its way
+}
+
+// Fault is what the network does to an answer.
+type Fault int
+
+const (
+	Hang     Fault = iota + 1 // nothing is answered until the client leaves
+	Reset                     // the connection is reset and nothing answered
+	Truncate                  // the connection ends in the middle of the body
+)
+
+// Refusal is GitHub's way of saying no: status, and message in the body.
+func Refusal(status int, message string) *Answer {
+	body, _ := json.Marshal(map[string]string{
+		"message":           message,
+		"documentation_url": "https://docs.github.com/rest/actions/self-hosted-runners",
+		"status":            strconv.Itoa(status),
+	})
+	return &Answer{Status: status, Body: string(body)}
+}
+
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.record(r)
+	op, problem := describe(r)
+	if problem != "" {
+		s.violate(w, r, problem)
+		return
+	}
+	answer := s.answer(r, op)
+	if !wait(r, answer) {
+		return
+	}
+	if answer.Fault == Reset {
+		reset(w)
+		return
+	}
+	if answer.Status == 0 {
+		s.create(answer)
+	}
+	header := ownHeader(op)
+	for k, v := range answer.Header {
+		header[http.CanonicalHeaderKey(k)] = v
+	}
+	if !answer.Broken {
+		if err := op.validateAnswer(r, answer.Status, header, answer.Body); err != nil {
+			s.violate(w, r, "answer: "+err.Error())
+			return
+		}
+	}
+	maps.Copy(w.Header(), header)
+	if answer.Fault == Truncate {
+		w.Header().Set("Content-Length", strconv.Itoa(len(answer.Body)+1))
+	}
+	w.WriteHeader(answer.Status)
+	if answer.Fault == Truncate {
+		io.WriteString(w, answer.Body[:len(answer.Body)/2])
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	io.WriteString(w, answer.Body)
+}
+
+// answer decides in GitHub's order: version, credential, target.
+func (s *Server) answer(r *http.Request, op operation) *Answer {
+	s.mu.Lock()
+	hook := s.hook
+	s.mu.Unlock()
+	answer := new(Answer)
+	if hook != nil {
+		if a := hook(r); a != nil {
+			clone := *a // the hook may hand out one Answer many times, and ours gets a token
+			answer = &clone
+		}
+	}
+	if answer.Status != 0 {
+		return answer
+	}
+	refuse := func(status int, message string) *Answer {
+		refusal := Refusal(status, message)
+		answer.Status, answer.Body = refusal.Status, refusal.Body
+		return answer
+	}
+
+	if op.document == nil {
+		return refuse(http.StatusBadRequest, "API version "+strconv.Quote(op.version)+" is not a supported version")
+	}
+	s.mu.Lock()
+	known := s.credentials[bearer(r)]
+	exists := s.targets == nil || s.targets[op.target]
+	s.mu.Unlock()
+	switch {
+	case !known && bearer(r) == "":
+		return refuse(http.StatusUnauthorized, "Requires authentication")
+	case !known:
+		return refuse(http.StatusUnauthorized, "Bad credentials")
+	case !exists:
+		return refuse(http.StatusNotFound, "Not Found")
+	}
+	return answer
+}
+
+func (s *Server) create(a *Answer) {
+	token := "A" + (rand.Text() + rand.Text())[:28]
+	s.mu.Lock()
+	s.tokens = append(s.tokens, secret.New(token))
+	s.mu.Unlock()
+	// Milliseconds and a zone that is not UTC: GitHub's examples have both, and they are easily forgotten.
+	expires := time.Now().Add(cmp.Or(a.Life, time.Hour)).In(time.FixedZone("", -8*60*60))
+	body, _ := json.Marshal(map[string]string{
+		"token":      token,
+		"expires_at": expires.Format("2006-01-02T15:04:05.000-07:00"),
+	})
+	a.Status, a.Body = http.StatusCreated, string(body)
+}
+
+func ownHeader(op operation) http.Header {
+	return http.Header{
+		"Content-Type":                  {"application/json; charset=utf-8"},
+		"X-Accepted-Oauth-Scopes":       {op.scope},
+		"X-Github-Api-Version-Selected": {op.version},
+		"X-Github-Media-Type":           {"github.v3; format=json"},
+		"X-Github-Request-Id":           {requestID()},
+		"X-Oauth-Scopes":                {"admin:org, manage_runners:enterprise, repo"},
+		"X-Ratelimit-Limit":             {"5000"},
+		"X-Ratelimit-Remaining":         {"4987"},
+		"X-Ratelimit-Reset":             {strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10)},
+		"X-Ratelimit-Resource":          {"core"},
+		"X-Ratelimit-Used":              {"13"},
+	}
+}
+
+func requestID() string {
+	var b [17]byte
+	rand.Read(b[:])
+	return fmt.Sprintf("%X:%X:%X:%X:%X", b[:2], b[2:5], b[5:9], b[9:13], b[13:])
+}
+
+func (s *Server) record(r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests = append(s.requests, Request{
+		Method:        r.Method,
+		Path:          r.URL.EscapedPath(),
+		Authorization: bearer(r),
+		APIVersion:    r.Header.Get(versionHeader),
+	})
+}
+
+func (s *Server) violate(w http.ResponseWriter, r *http.Request, problem string) {
+	problem = fmt.Sprintf("%s %s: %s", r.Method, r.URL.EscapedPath(), problem)
+	s.mu.Lock()
+	s.violations = append(s.violations, problem)
+	s.mu.Unlock()
+	http.Error(w, problem, 599)
+}
+
+// bearer returns the SHA-256 of the request's bearer token, "" if it has none. Nothing else here sees the token.
+func bearer(r *http.Request) string {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return ""
+	}
+	return secret.New(token).SHA256()
+}
+
+// wait reports whether the client is still there to be answered.
+func wait(r *http.Request, a *Answer) bool {
+	if a.Fault == Hang {
+		<-r.Context().Done()
+		return false
+	}
+	select {
+	case <-time.After(a.Delay):
+		return true
+	case <-r.Context().Done():
+		return false
+	}
+}
+
+func reset(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0) // RST, where Close alone would be an orderly end
+	}
+	conn.Close()
+}
