@@ -1,0 +1,471 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"runner-token-broker/internal/local/github"
+	"runner-token-broker/internal/local/lambda"
+	"runner-token-broker/internal/local/secretsmanager"
+	"runner-token-broker/internal/secret"
+)
+
+// The test binary is the function too: the local Lambda starts it again.
+func TestMain(m *testing.M) {
+	if os.Getenv("AWS_LAMBDA_RUNTIME_API") != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// stack is the whole function between a GitHub, a Secrets Manager and a Lambda that stand in.
+type stack struct {
+	*testing.T
+	github  *github.Server
+	secrets *secretsmanager.Server
+	lambda  *lambda.Service
+	output  output
+	pats    []string
+	calls   int // of invoke
+}
+
+// output is everything that the function prints.
+type output struct {
+	mu      sync.Mutex
+	b       bytes.Buffer
+	written chan struct{} // closed and replaced at each write
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.written)
+	o.written = make(chan struct{})
+	return o.b.Write(p)
+}
+
+// line waits for the line with the text, which comes by a pipe of its own and may be later than the answer.
+func (o *output) line(ctx context.Context, text string) string {
+	for {
+		o.mu.Lock()
+		all, written := o.b.String(), o.written
+		o.mu.Unlock()
+		for line := range strings.Lines(all) {
+			if strings.Contains(line, text) && strings.HasSuffix(line, "\n") {
+				return line
+			}
+		}
+		select {
+		case <-written:
+		case <-ctx.Done():
+			return ""
+		}
+	}
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+type settings map[string]string
+
+// start starts the function; it ends with the test, which then fails if a secret was printed anywhere, or a call to
+// GitHub was not one that GitHub describes.
+func start(t *testing.T, with settings, options ...func(*lambda.Function)) *stack {
+	t.Helper()
+	credentials := aws.Credentials{AccessKeyID: "AKIDLOCAL", SecretAccessKey: "local", SessionToken: "session"}
+	s := &stack{T: t, github: github.New(), secrets: secretsmanager.New("us-east-1", credentials), output: output{written: make(chan struct{})}}
+	gh, sm := httptest.NewServer(s.github), httptest.NewServer(s.secrets)
+	t.Cleanup(gh.Close)
+	t.Cleanup(sm.Close)
+	s.rotate()
+
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := lambda.Function{Path: path, Credentials: credentials, Output: &s.output, Env: settings{
+		"GITHUB_SECRET_ID":                 "github-pat",
+		"ALLOWED_TARGETS":                  "orgs/acme repos/acme/* enterprises/acme-corp",
+		"GITHUB_API_URL":                   gh.URL,
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER": sm.URL,
+	}}
+	maps.Copy(f.Env, with)
+	for _, o := range options {
+		o(&f)
+	}
+	if s.lambda, err = lambda.Start(f); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		s.lambda.Close()
+		printed := s.output.String()
+		for _, pat := range s.pats {
+			if strings.Contains(printed, pat) {
+				t.Error("the credential was printed")
+			}
+		}
+		for _, token := range s.github.Tokens() {
+			if strings.Contains(printed, token.Reveal()) {
+				t.Error("a token was printed")
+			}
+		}
+		if lines := strings.Count(printed, "\n"); s.calls > 0 && lines != s.calls {
+			t.Errorf("%d lines for %d invocations", lines, s.calls)
+		}
+		if v := s.github.Violations(); len(v) > 0 {
+			t.Errorf("violations of GitHub's description: %q", v)
+		}
+		if t.Failed() {
+			t.Logf("the function printed:\n%s", printed)
+		}
+	})
+	return s
+}
+
+// rotate puts a new PAT, which alone is good, into the secret.
+func (s *stack) rotate() {
+	pat := fmt.Sprintf("ghp_thisMustNotBeSeen%d", len(s.pats))
+	s.pats = append(s.pats, pat)
+	s.secrets.Put("github-pat", secret.New(pat))
+	s.github.Rotate(secret.New(pat))
+}
+
+type reply struct {
+	StatusCode int
+	Headers    map[string]string
+	Body       string
+
+	ErrorType, ErrorMessage string
+
+	Token, Code, RequestID string // of the body, or of the result
+	line                   map[string]any
+}
+
+// invoke invokes the function with an event. That there is one line for it, and no other, is checked at the end too.
+func (s *stack) invoke(event string) reply {
+	s.Helper()
+	s.calls++
+	result, err := s.lambda.Invoke(s.Context(), []byte(event))
+	if err != nil {
+		s.Fatal(err)
+	}
+	var r reply
+	if err := json.Unmarshal(result.Payload, &r); err != nil {
+		s.Fatalf("%q: %v", result.Payload, err)
+	}
+	var body struct{ Token, Code string }
+	json.Unmarshal(result.Payload, &body)
+	json.Unmarshal([]byte(r.Body), &body)
+	r.Token, r.Code, r.RequestID = body.Token, body.Code, result.RequestID
+	ctx, cancel := context.WithTimeout(s.Context(), 10*time.Second)
+	defer cancel()
+	if err := json.Unmarshal([]byte(s.output.line(ctx, result.RequestID)), &r.line); err != nil || r.line["requestId"] != result.RequestID {
+		s.Errorf("invocation %s has no line of JSON: %v", result.RequestID, err)
+	}
+	return r
+}
+
+func (s *stack) direct(target string, fields ...string) reply {
+	s.Helper()
+	return s.invoke(`{"target":"` + target + `"` + strings.Join(append([]string{""}, fields...), ",") + `}`)
+}
+
+// post is a request through an HTTP API with an IAM authorizer.
+func (s *stack) post(target string) reply {
+	s.Helper()
+	event, err := os.ReadFile("../../events/http-api-v2-org-registration-token.json")
+	if err != nil {
+		s.Fatal(err)
+	}
+	return s.invoke(strings.ReplaceAll(string(event), "orgs/acme", target))
+}
+
+func (s *stack) gitHubAnswers(a *github.Answer) {
+	s.github.OnRequest(func(*http.Request) *github.Answer { return a })
+}
+
+func TestSampleEventsEndInATokenOrTheirCode(t *testing.T) {
+	s := start(t, nil)
+	files, err := filepath.Glob("../../events/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no events: %v", err)
+	}
+	for _, file := range files {
+		event, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Base(file)
+		refused := strings.Contains(name, "refused") || strings.HasPrefix(name, "sam-local")
+		r := s.invoke(string(event))
+		issued := r.Token != "" || r.Headers["Content-Type"] == "text/plain" && strings.HasPrefix(r.Body, "A")
+		if issued == refused || (r.line["outcome"] == "issued") == refused || (r.ErrorType+r.Code != "") != refused {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	sam := start(t, settings{"AWS_SAM_LOCAL": "true"})
+	event, _ := os.ReadFile("../../events/sam-local-org-registration-token.json")
+	if r := sam.invoke(string(event)); r.StatusCode != 201 || r.Token == "" {
+		t.Errorf("SAM local: %+v", r)
+	}
+}
+
+// Every row of the contract's table of codes, over HTTP and by direct invocation.
+func TestEachCodeThroughTheWholeFunction(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a redirect was followed") }))
+	defer other.Close()
+	refusal := func(status int, header ...string) *github.Answer {
+		a := github.Refusal(status, "GitHub's own words")
+		a.Header = http.Header{}
+		for i := 0; i < len(header); i += 2 {
+			a.Header[header[i]] = []string{header[i+1]}
+		}
+		return a
+	}
+	answer := func(status int, body string) *github.Answer {
+		return &github.Answer{Status: status, Body: body, Broken: true}
+	}
+	for _, test := range []struct {
+		name   string
+		target string
+		github *github.Answer
+		secret func(*stack)
+		status int
+		code   string
+	}{
+		{name: "malformed", target: "orgs/ACME", status: 400, code: "InvalidRequest"},
+		{name: "not allowed", target: "orgs/other", status: 403, code: "TargetNotAllowed"},
+		{name: "404", github: refusal(404), status: 404, code: "TargetNotFound"},
+		{name: "renamed", github: refusal(301, "Location", other.URL), status: 404, code: "TargetNotFound"},
+		{name: "307", github: refusal(307, "Location", other.URL), status: 404, code: "TargetNotFound"},
+		{name: "no secret", secret: func(s *stack) { s.secrets.Delete("github-pat") }, status: 500, code: "CredentialMissing"},
+		{name: "no value", secret: func(s *stack) { s.secrets.PutNothing("github-pat") }, status: 500, code: "CredentialMissing"},
+		{name: "marked for deletion", secret: func(s *stack) { s.secrets.ScheduleDeletion("github-pat") }, status: 500, code: "CredentialMissing"},
+		{name: "empty", secret: func(s *stack) { s.secrets.Put("github-pat", secret.New(" ")) }, status: 500, code: "CredentialMissing"},
+		{name: "binary", secret: func(s *stack) { s.secrets.PutBinary("github-pat", []byte{1}) }, status: 500, code: "CredentialMissing"},
+		{name: "no token", secret: func(s *stack) { s.secrets.Put("github-pat", secret.New(`{"pat":"x"}`)) }, status: 500, code: "CredentialMissing"},
+		{name: "PEM", secret: func(s *stack) { s.secrets.Put("github-pat", secret.New("-----BEGIN KEY-----\nx")) }, status: 500, code: "CredentialMissing"},
+		{name: "control", secret: func(s *stack) { s.secrets.Put("github-pat", secret.New("a\nb")) }, status: 500, code: "CredentialMissing"},
+		{name: "AWS denies", secret: func(s *stack) { s.secretsAnswer(secretsmanager.AccessDenied) }, status: 500, code: "CredentialMissing"},
+		{name: "KMS denies", secret: func(s *stack) { s.secretsAnswer(secretsmanager.KMSDenied) }, status: 500, code: "CredentialMissing"},
+		{name: "401", github: refusal(401), status: 502, code: "CredentialRejected"},
+		{name: "anonymous", github: refusal(403, "X-Ratelimit-Limit", "60", "X-Ratelimit-Remaining", "0"), status: 502, code: "CredentialRejected"},
+		{name: "403", github: refusal(403), status: 502, code: "CredentialForbidden"},
+		{name: "429", github: refusal(429, "Retry-After", "77"), status: 503, code: "RateLimited"},
+		{name: "primary limit", github: refusal(403, "X-Ratelimit-Remaining", "0"), status: 503, code: "RateLimited"},
+		{name: "500", github: refusal(500), status: 503, code: "Unavailable"},
+		{name: "502", github: answer(502, "<html>"), status: 503, code: "Unavailable"},
+		{name: "reset", github: &github.Answer{Fault: github.Reset}, status: 503, code: "Unavailable"},
+		{name: "cut off", github: &github.Answer{Fault: github.Truncate}, status: 503, code: "Unavailable"},
+		{name: "50 MB", github: answer(201, `{"token":"x"`+strings.Repeat(" ", 50<<20)), status: 503, code: "Unavailable"},
+		{name: "HTML", github: answer(201, "<html>"), status: 503, code: "Unavailable"},
+		{name: "no token", github: answer(201, "{}"), status: 503, code: "Unavailable"},
+		{name: "expired", github: answer(201, `{"token":"x","expires_at":"2020-01-22T12:13:35.123-08:00"}`), status: 503, code: "Unavailable"},
+		{name: "AWS throttles", secret: func(s *stack) { s.secretsAnswer(secretsmanager.Throttled) }, status: 503, code: "Unavailable"},
+		{name: "AWS is down", secret: func(s *stack) { s.secretsAnswer(secretsmanager.Down) }, status: 503, code: "Unavailable"},
+		{name: "400", github: refusal(400), status: 500, code: "Internal"},
+		{name: "410", github: refusal(410), status: 500, code: "Internal"},
+		{name: "422", github: answer(422, `{"message":"GitHub's own words"}`), status: 500, code: "Internal"},
+	} {
+		s := start(t, settings{"SECRET_TTL": "1ns"})
+		s.gitHubAnswers(test.github)
+		if test.secret != nil {
+			test.secret(s)
+		}
+		target := cmp.Or(test.target, "orgs/acme")
+		over := s.post(target)
+		if over.StatusCode != test.status || over.Code != test.code || over.Token != "" || over.line["outcome"] != test.code {
+			t.Errorf("%s: %+v, want %d %s", test.name, over, test.status, test.code)
+		}
+		if wait := over.Headers["Retry-After"]; (test.name == "429" || test.name == "primary limit") != (wait != "") {
+			t.Errorf("%s: Retry-After %q", test.name, wait)
+		}
+		direct := s.direct(target)
+		if direct.ErrorType != test.code || direct.ErrorMessage == "" || direct.Token != "" || direct.line["outcome"] != test.code {
+			t.Errorf("%s: %+v, want the error %s", test.name, direct, test.code)
+		}
+		for _, text := range []string{over.Body, direct.ErrorMessage} {
+			for _, foreign := range []string{"GitHub's own words", "arn:", "Exception", "127.0.0.1"} {
+				if strings.Contains(text, foreign) {
+					t.Errorf("%s: the caller is told %q", test.name, text)
+				}
+			}
+		}
+		if n := len(s.lambda.Processes()); n != 1 {
+			t.Errorf("%s: %d processes, want the first to live on", test.name, n)
+		}
+	}
+}
+
+func (s *stack) secretsAnswer(f secretsmanager.Fault) {
+	s.secrets.OnRead(func(string) *secretsmanager.Fault { return &f })
+}
+
+func TestHTTPEventWithoutIdentityIsRefused(t *testing.T) {
+	s := start(t, nil)
+	event, err := os.ReadFile("../../events/http-api-v2-refused-unauthenticated.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := s.invoke(string(event)); r.StatusCode != 403 || r.Code != "CallerNotAuthenticated" {
+		t.Errorf("%+v", r)
+	}
+	if len(s.github.Requests()) != 0 || s.secrets.Reads() != 0 {
+		t.Error("it reached GitHub or the secret")
+	}
+}
+
+func TestTokensAreReusedAndMadeFreshOnDemand(t *testing.T) {
+	s := start(t, nil)
+	first, second := s.post("orgs/acme"), s.direct("orgs/acme")
+	if first.Token == "" || first.Token != second.Token || second.line["source"] != "cache" {
+		t.Errorf("%+v\n%+v", first, second)
+	}
+	fresh := s.direct("orgs/acme", `"fresh":true`)
+	if fresh.Token == first.Token || fresh.line["source"] != "github" {
+		t.Errorf("%+v", fresh)
+	}
+	if r := s.post("orgs/acme"); r.Token != fresh.Token {
+		t.Errorf("%+v", r)
+	}
+	if r := s.direct("orgs/acme", `"kind":"remove-token"`); r.Token == fresh.Token || r.Token == "" {
+		t.Errorf("%+v", r)
+	}
+	if got := len(s.github.Requests()); got != 3 {
+		t.Errorf("GitHub was called %d times, want 3", got)
+	}
+}
+
+func TestRotatedSecretIsPickedUpAtTheFirst401(t *testing.T) {
+	s := start(t, settings{"TOKEN_MIN_LIFE": "1h"})
+	s.post("orgs/acme")
+	s.rotate()
+	if r := s.post("orgs/acme"); r.StatusCode != 201 {
+		t.Errorf("%+v", r)
+	}
+	if got := len(s.github.Requests()); got != 3 || s.secrets.Reads() != 2 {
+		t.Errorf("%d calls and %d reads, want 3 and 2", got, s.secrets.Reads())
+	}
+	s.github.Rotate() // revoked, and the secret unchanged
+	for range 3 {
+		if r := s.post("orgs/acme"); r.Code != "CredentialRejected" {
+			t.Errorf("%+v", r)
+		}
+	}
+	if got := len(s.github.Requests()); got != 4 {
+		t.Errorf("%d calls: the rejected credential was sent again", got)
+	}
+}
+
+func TestOutageIsBridged(t *testing.T) {
+	s := start(t, settings{"SECRET_TTL": "1ns"})
+	s.gitHubAnswers(&github.Answer{Life: 20 * time.Minute}) // less than TOKEN_MIN_LIFE
+	first := s.post("orgs/acme")
+	for _, outage := range []func(){
+		func() { s.gitHubAnswers(github.Refusal(500, "")) },
+		func() { s.gitHubAnswers(github.Refusal(429, "")) },
+		func() { s.gitHubAnswers(nil); s.secretsAnswer(secretsmanager.Throttled) },
+	} {
+		outage()
+		if r := s.post("orgs/acme"); r.Token != first.Token || r.line["source"] != "stale" || r.line["error"] == nil {
+			t.Errorf("%+v", r)
+		}
+	}
+	s.secretsAnswer(secretsmanager.AccessDenied)
+	if r := s.post("orgs/acme"); r.Code != "CredentialMissing" {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestHangingGitHubLeavesTimeToAnswer(t *testing.T) {
+	s := start(t, nil, func(f *lambda.Function) { f.Timeout = 3 * time.Second })
+	s.gitHubAnswers(&github.Answer{Fault: github.Hang})
+	for range 2 {
+		began := time.Now()
+		if r := s.post("orgs/acme"); r.StatusCode != 503 || r.Code != "Unavailable" || time.Since(began) >= 3*time.Second {
+			t.Errorf("after %v: %+v", time.Since(began), r)
+		}
+	}
+	s.gitHubAnswers(nil)
+	if r := s.post("orgs/acme"); r.StatusCode != 201 || len(s.lambda.Processes()) != 1 {
+		t.Errorf("the process did not live on: %+v", r)
+	}
+}
+
+func TestHangingSecretsManagerLeavesTimeToAnswer(t *testing.T) {
+	s := start(t, nil, func(f *lambda.Function) { f.Timeout = 3 * time.Second })
+	s.secretsAnswer(secretsmanager.Fault{Hang: true})
+	if r := s.post("orgs/acme"); r.StatusCode != 503 || r.Code != "Unavailable" {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestEnvironmentsServeSideBySide(t *testing.T) {
+	s := start(t, nil, func(f *lambda.Function) { f.Environments = 3 })
+	var waiting atomic.Int32
+	all := make(chan struct{})
+	s.github.OnRequest(func(*http.Request) *github.Answer {
+		if waiting.Add(1) == 3 {
+			close(all)
+		}
+		<-all // until there are three
+		return nil
+	})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			result, err := s.lambda.Invoke(t.Context(), []byte(`{"target":"orgs/acme"}`))
+			if err != nil || result.FunctionError != "" {
+				t.Errorf("%s, %v", result.Payload, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestTheOneLineIsWrittenAtEveryLogLevel(t *testing.T) {
+	for _, level := range []string{"", "TRACE", "INFO", "WARN", "ERROR", "FATAL"} {
+		s := start(t, settings{"AWS_LAMBDA_LOG_LEVEL": level})
+		if r := s.direct("orgs/acme"); r.line["outcome"] != "issued" {
+			t.Errorf("%s: %+v", level, r)
+		}
+		s.direct("orgs/other") // the library's own line about the error is not at these levels
+	}
+}
+
+func TestBadSettingsEndTheStartWithEveryProblem(t *testing.T) {
+	s := start(t, settings{"GITHUB_SECRET_ID": "", "ALLOWED_TARGETS": "orgs/ACME", "SECRET_TTL": "soon"})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := s.lambda.Ready(ctx); err == nil || ctx.Err() != nil {
+		t.Fatalf("Ready: %v", err)
+	}
+	var line map[string]any
+	if err := json.Unmarshal([]byte(s.output.String()), &line); err != nil {
+		t.Fatalf("printed %q: %v", s.output.String(), err)
+	}
+	for _, want := range []string{"GITHUB_SECRET_ID", "ALLOWED_TARGETS", "SECRET_TTL"} {
+		if !strings.Contains(fmt.Sprint(line["error"]), want) {
+			t.Errorf("%v lacks %s", line, want)
+		}
+	}
+}
