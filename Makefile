@@ -1,0 +1,61 @@
+# `make` lists the targets. Only `make e2e` needs more than Go.
+
+ARCH ?= arm64
+BUILD := .build
+
+GOARCH_arm64 := arm64
+GOARCH_x86_64 := amd64
+# The machine field of the ELF header, bytes 18 and 19.
+ELF_arm64 := b700
+ELF_x86_64 := 3e00
+
+# lambda.norpc leaves out the protocol of the retired go1.x runtime.
+FLAGS := -trimpath -buildvcs=false -tags lambda.norpc -ldflags='-s -w'
+
+.DEFAULT_GOAL := help
+.PHONY: help token run test lint build build-TokenFunction e2e bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-zA-Z0-9-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+token: local ## print a token as JSON; TARGET=repos/acme/widgets KIND=remove-token; with GITHUB_PAT in the environment, a real one
+	@$(BUILD)/local/stack token -function $(BUILD)/local/bootstrap
+
+run: local ## serve on 127.0.0.1:3000 until Ctrl-C; PORT=, ENVIRONMENTS=, and as for token
+	@exec $(BUILD)/local/stack run -function $(BUILD)/local/bootstrap
+
+test: ## run all tests but make e2e's
+	go test -race -shuffle=on $$(go list ./... | grep -v '/e2e$$')
+
+lint: ## fail on what gofmt, go vet or go mod tidy would change
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
+	go vet ./...
+	go mod tidy -diff
+	go mod verify
+
+build: ## build the function for Lambda into .build/ARCH/bootstrap; ARCH=arm64 or x86_64
+	@$(MAKE) --no-print-directory build-TokenFunction ARTIFACTS_DIR=$(BUILD)/$(ARCH)
+
+# sam build calls this, and does not say for which architecture: where the template's Architecture is not arm64, ARCH
+# must be in the environment.
+build-TokenFunction:
+	$(if $(GOARCH_$(ARCH)),,$(error ARCH=$(ARCH) is neither arm64 nor x86_64))
+	@mkdir -p $(ARTIFACTS_DIR)
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(GOARCH_$(ARCH)) go build $(FLAGS) -o $(ARTIFACTS_DIR)/bootstrap ./functions/token
+	@elf=$$(od -An -j18 -N2 -tx1 $(ARTIFACTS_DIR)/bootstrap | tr -d ' '); test "$$elf" = $(ELF_$(ARCH)) || \
+		{ echo "$(ARTIFACTS_DIR)/bootstrap is not for $(ARCH): its ELF machine is $$elf" >&2; exit 1; }
+
+# Built, not run by go run: that passes on neither signals nor the exit status.
+.PHONY: local
+local:
+	@CGO_ENABLED=0 go build $(FLAGS) -o $(BUILD)/local/bootstrap ./functions/token >&2
+	@go build -o $(BUILD)/local/stack ./internal/local >&2
+
+e2e: ## run against Moto's Secrets Manager and the SAM CLI (.ci/run installs both)
+	go test -count=1 -v ./e2e
+
+bench: ## compare the function with a hello-world Lambda, side by side
+	@go run ./internal/local/bench
+
+clean: ## remove what the other targets made
+	rm -rf $(BUILD) .aws-sam

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"runner-token-broker/internal/local/apigateway"
+	"runner-token-broker/internal/local/github"
+	"runner-token-broker/internal/local/lambda"
+	"runner-token-broker/internal/local/secretsmanager"
+	"runner-token-broker/internal/secret"
+)
+
+const (
+	region   = "us-east-1"
+	secretID = "local/github-pat"
+)
+
+// stack is everything that runs.
+type stack struct {
+	url    string          // of the gateway
+	caller aws.Credentials // that the gateway knows
+	stop   []func()        // in the order in which it was started
+}
+
+// start starts the function behind a gateway at the listener, which it closes if it fails, and waits until it is ready.
+func start(ctx context.Context, s settings, listener net.Listener, stderr io.Writer) (_ *stack, err error) {
+	st := &stack{
+		url:    "http://" + listener.Addr().String(),
+		caller: aws.Credentials{AccessKeyID: "AKIA" + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text()[:14]},
+	}
+	defer func() {
+		if err != nil {
+			listener.Close()
+			st.close()
+		}
+	}()
+	say := log.New(stderr, "", 0)
+
+	pat := s.pat
+	if pat.IsZero() {
+		pat = secret.New("ghp_" + rand.Text())
+		gh := github.New(pat)
+		url, err := st.serveAnywhere(gh)
+		if err != nil {
+			return nil, err
+		}
+		s.env["GITHUB_API_URL"] = url
+		st.stop = append(st.stop, func() {
+			for _, v := range gh.Violations() {
+				say.Print("breaks GitHub's description: ", v)
+			}
+		})
+		say.Print("GitHub is a stand-in, and its tokens join nothing; with GITHUB_PAT in the environment it is the real one")
+	} else {
+		say.Print("GitHub is the real one, called with GITHUB_PAT")
+	}
+
+	role := aws.Credentials{AccessKeyID: "ASIA" + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text()[:14], SessionToken: rand.Text() + rand.Text()}
+	sm := secretsmanager.New(region, role)
+	sm.Put(secretID, pat)
+	url, err := st.serveAnywhere(sm)
+	if err != nil {
+		return nil, err
+	}
+	s.env["GITHUB_SECRET_ID"] = secretID
+	s.env["AWS_ENDPOINT_URL_SECRETS_MANAGER"] = url
+
+	function, err := lambda.Start(lambda.Function{
+		Path:         s.function,
+		Env:          s.env,
+		Name:         "token",
+		Region:       region,
+		Credentials:  role,
+		Environments: s.environments,
+		Output:       stderr,
+	})
+	if err != nil {
+		return nil, err
+	}
+	st.stop = append(st.stop, function.Close)
+	if err := function.Ready(ctx); err != nil {
+		return nil, fmt.Errorf("the function did not start, and says why above: %w", err)
+	}
+	st.serve(listener, &apigateway.Gateway{
+		Function:    function,
+		Region:      region,
+		Credentials: st.caller,
+		CallerARN:   "arn:aws:sts::123456789012:assumed-role/laptop/local",
+		Log:         say,
+	})
+	return st, nil
+}
+
+func (st *stack) serveAnywhere(h http.Handler) (url string, err error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	st.serve(listener, h)
+	return "http://" + listener.Addr().String(), nil
+}
+
+func (st *stack) serve(listener net.Listener, h http.Handler) {
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.Serve(listener)
+	}()
+	st.stop = append(st.stop, func() {
+		server.Close()
+		<-done
+	})
+}
+
+// close stops everything, callers before what they call.
+func (st *stack) close() {
+	for len(st.stop) > 0 {
+		last := len(st.stop) - 1
+		st.stop[last]()
+		st.stop = st.stop[:last]
+	}
+}
