@@ -3,6 +3,7 @@ package github
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -381,5 +382,49 @@ func TestHeadersOfARefusalReachTheOperator(t *testing.T) {
 		if !strings.Contains(strings.ToLower(err.Error()), strings.ToLower(want)) {
 			t.Errorf("%q lacks %q", err, want)
 		}
+	}
+}
+
+func TestTLSAndHTTP2AsGitHubSpeaksThem(t *testing.T) {
+	stand := github.New(secret.New(pat))
+	var connections atomic.Int32
+	srv := httptest.NewUnstartedServer(stand)
+	srv.EnableHTTP2 = true
+	srv.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	srv.StartTLS()
+	defer srv.Close()
+	api, err := ParseAPIURL(srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := NewTransport()
+	transport.TLSClientConfig = srv.Client().Transport.(*http.Transport).TLSClientConfig
+	c, err := New(api, "2022-11-28", transport)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var protocol atomic.Value
+	stand.OnRequest(func(r *http.Request) *github.Answer { protocol.Store(r.Proto); return nil })
+	for range 3 {
+		if _, err := create(t, c, "orgs/acme", runner.RegistrationToken); err != nil {
+			t.Error(err)
+		}
+	}
+	// One that is kept would be dead after the environment was frozen.
+	if n := connections.Load(); n != 3 || protocol.Load() != "HTTP/2.0" {
+		t.Errorf("%d connections for 3 calls, %v", n, protocol.Load())
+	}
+
+	stranger, err := New(api, "2022-11-28", NewTransport())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := len(stand.Requests())
+	if _, err := create(t, stranger, "orgs/acme", runner.RegistrationToken); runner.AsError(err).Code != runner.Unavailable || len(stand.Requests()) != before {
+		t.Errorf("a certificate that nobody trusts: %v", err)
 	}
 }
