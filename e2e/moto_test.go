@@ -20,7 +20,7 @@ import (
 
 const region = "eu-central-1"
 
-var credentials = aws.Credentials{AccessKeyID: "AKIAIOSFODNN7EXAMPLE", SecretAccessKey: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
+var credentials = aws.Credentials{AccessKeyID: "AKIAIOSFODNN7EXAMPLE", SecretAccessKey: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", SessionToken: "IQoJb3JpZ2luX2VjEXAMPLE+/="}
 
 // Everything that can happen to a secret, by real API calls while one process of the function serves.
 func TestSecretsManager(t *testing.T) {
