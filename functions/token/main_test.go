@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -42,7 +43,8 @@ type stack struct {
 	lambda  *lambda.Service
 	output  output
 	pats    []string
-	calls   int // of invoke
+	calls   int          // of invoke
+	reads   atomic.Int32 // connections to Secrets Manager
 }
 
 // output is everything that the function prints.
@@ -93,7 +95,13 @@ func start(t *testing.T, with settings, options ...func(*lambda.Function)) *stac
 	t.Helper()
 	credentials := aws.Credentials{AccessKeyID: "AKIDLOCAL", SecretAccessKey: "local", SessionToken: "session"}
 	s := &stack{T: t, github: github.New(), secrets: secretsmanager.New("us-east-1", credentials), output: output{written: make(chan struct{})}}
-	gh, sm := httptest.NewServer(s.github), httptest.NewServer(s.secrets)
+	gh, sm := httptest.NewServer(s.github), httptest.NewUnstartedServer(s.secrets)
+	sm.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			s.reads.Add(1)
+		}
+	}
+	sm.Start()
 	t.Cleanup(gh.Close)
 	t.Cleanup(sm.Close)
 	s.rotate()
@@ -373,6 +381,17 @@ func TestRotatedSecretIsPickedUpAtTheFirst401(t *testing.T) {
 	}
 	if got := len(s.github.Requests()); got != 4 {
 		t.Errorf("%d calls: the rejected credential was sent again", got)
+	}
+}
+
+// A connection that died while the environment was frozen would cost all the time that a read has.
+func TestNoConnectionToSecretsManagerIsKept(t *testing.T) {
+	s := start(t, settings{"SECRET_TTL": "1ns", "TOKEN_MIN_LIFE": "1h"})
+	for range 3 {
+		s.post("orgs/acme")
+	}
+	if got := s.reads.Load(); got != 3 {
+		t.Errorf("%d connections for 3 reads", got)
 	}
 }
 

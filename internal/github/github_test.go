@@ -120,7 +120,7 @@ func TestParseAPIURLRefusesWhatCannotBeMeant(t *testing.T) {
 		"https://user:pass@api.github.com", "https://api.github.com?x=1", "https://api.github.com?", "https://api.github.com#",
 		"https://api.github.com/api/v3", "https://api.acme.ghe.com/api/v3", "https://github.com", "https://acme.ghe.com",
 		"https://github.acme.com/api/v4", "https://github.acme.com/api/v3//", "https://github.acme.com/api%2Fv3",
-		"http://127.0.0.1.evil.com", "http://localhost.evil.com", "http://192.168.0.1", "https://host:port", "https://a b",
+		"http://127.0.0.1.evil.com", "http://localhost.evil.com", "http://192.168.0.1", "https://host:port", "https://host:", "https://www.github.com", "https://api.ghe.com", "https://api.github.com.", "https://a b",
 	} {
 		if u, err := ParseAPIURL(s); err == nil {
 			t.Errorf("ParseAPIURL(%q) = %s", s, u)

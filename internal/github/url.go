@@ -22,10 +22,12 @@ func ParseAPIURL(s string) (*url.URL, error) {
 	switch {
 	case u.User != nil || strings.ContainsAny(s, "?#"):
 		return nil, errors.New("has a user, a query or a fragment: leave the URL alone")
-	case host == "":
-		return nil, errors.New("has no host: write https://HOST")
+	case host == "" || strings.HasSuffix(host, ".") || strings.HasSuffix(u.Host, ":"):
+		return nil, errors.New("has no host, or one with a dot or a colon too many: write https://HOST")
 	case u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(host)):
 		return nil, errors.New("is not https (http is for loopback hosts)")
+	case host == "www.github.com" || host == "api.ghe.com":
+		return nil, errors.New("is no REST API: write https://api.github.com or https://api.SUBDOMAIN.ghe.com")
 	case host == "github.com" || strings.HasSuffix(host, ".ghe.com") && !strings.HasPrefix(host, "api."):
 		return nil, fmt.Errorf("is GitHub's web address: write https://api.%s", host)
 	case isHosted(host) && u.Path != "" || u.EscapedPath() != "" && u.EscapedPath() != "/api/v3":

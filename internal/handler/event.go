@@ -152,7 +152,7 @@ func parsePath(path, stage string) (runner.Request, error) {
 		return runner.Request{}, fmt.Errorf("a stage named %s makes paths ambiguous", stage)
 	}
 	rest, ok := strings.CutPrefix(path, "/")
-	if stage != "" {
+	if stage != "" && stage != "$default" { // which is in no path
 		rest = strings.TrimPrefix(rest, stage+"/")
 	}
 	const separator = "/actions/runners/"
@@ -166,7 +166,7 @@ func parsePath(path, stage string) (runner.Request, error) {
 // header returns the headers by their canonical names: API Gateway lower-cases them, SAM local and REST APIs do not.
 func (e httpEvent) header() http.Header {
 	h := http.Header{}
-	if e.MultiValueHeaders == nil {
+	if len(e.MultiValueHeaders) == 0 {
 		for _, name := range slices.Sorted(maps.Keys(e.Headers)) {
 			h.Add(name, e.Headers[name])
 		}

@@ -84,8 +84,13 @@ type Issuer struct {
 	flight      singleflight.Group
 
 	mu     sync.Mutex
-	tokens map[string]Token     // by Request.key
-	limits map[string]time.Time // until when GitHub wants no call, by the credential's SHA-256
+	tokens map[string]*keptToken // by Request.key
+	limits map[string]time.Time  // until when GitHub wants no call, by the credential's SHA-256
+}
+
+type keptToken struct {
+	Token
+	refused bool // GitHub has refused since: not to be served in an outage
 }
 
 // NewIssuer returns an Issuer for the targets of policy. It hands a kept token out again while that has at least
@@ -93,7 +98,7 @@ type Issuer struct {
 func NewIssuer(policy Policy, github GitHub, credentials Credentials, minLife time.Duration) *Issuer {
 	return &Issuer{
 		policy: policy, github: github, credentials: credentials, minLife: minLife,
-		tokens: map[string]Token{}, limits: map[string]time.Time{},
+		tokens: map[string]*keptToken{}, limits: map[string]time.Time{},
 	}
 }
 
@@ -119,7 +124,7 @@ func (i *Issuer) reuseOrCreate(ctx context.Context, r Request) (Token, error) {
 	if i.minLife < tokenLife {
 		if t, ok := i.kept(r, i.minLife); ok {
 			t.Source = FromCache
-			return t, nil
+			return t.Token, nil
 		}
 	}
 	t, err := i.create(ctx, r)
@@ -128,9 +133,9 @@ func (i *Issuer) reuseOrCreate(ctx context.Context, r Request) (Token, error) {
 	}
 	switch AsError(err).Code {
 	case RateLimited, Unavailable:
-		if t, ok := i.kept(r, minStaleLife); ok {
+		if t, ok := i.kept(r, minStaleLife); ok && !t.refused {
 			t.Source, t.Outage = FromStale, err
-			return t, nil
+			return t.Token, nil
 		}
 	}
 	return Token{}, err
@@ -186,33 +191,38 @@ func (i *Issuer) call(ctx context.Context, credential secret.Value, r Request) (
 		i.limit(credential, e.RetryAfter)
 	case CredentialRejected:
 		i.credentials.Reject(credential)
-		i.forget(r)
+		i.refuse(func(string) bool { return true })
 	case CredentialForbidden, TargetNotFound:
-		i.forget(r)
+		i.refuse(func(key string) bool { return key == r.key() })
 	}
 	return Token{}, err
 }
 
-func (i *Issuer) kept(r Request, minLife time.Duration) (Token, bool) {
+func (i *Issuer) kept(r Request, minLife time.Duration) (keptToken, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	t, ok := i.tokens[r.key()]
-	return t, ok && time.Until(t.ExpiresAt) >= minLife
+	t := i.tokens[r.key()]
+	if t == nil || time.Until(t.ExpiresAt) < minLife {
+		return keptToken{}, false
+	}
+	return *t, true
 }
 
 func (i *Issuer) keep(r Request, t Token) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	maps.DeleteFunc(i.tokens, func(_ string, t Token) bool { return time.Until(t.ExpiresAt) <= 0 })
+	maps.DeleteFunc(i.tokens, func(_ string, t *keptToken) bool { return time.Until(t.ExpiresAt) <= 0 })
 	t.GitHub = Response{}
-	i.tokens[r.key()] = t
+	i.tokens[r.key()] = &keptToken{Token: t}
 }
 
-// forget drops the kept token after a refusal: what GitHub would not give now is not served in an outage later.
-func (i *Issuer) forget(r Request) {
+// refuse bars kept tokens from being served in an outage: GitHub would not give them now.
+func (i *Issuer) refuse(which func(key string) bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	delete(i.tokens, r.key())
+	for key, t := range i.tokens {
+		t.refused = t.refused || which(key)
+	}
 }
 
 func (i *Issuer) wait(credential secret.Value) time.Duration {

@@ -370,6 +370,48 @@ func TestNoStaleTokenAfterARefusal(t *testing.T) {
 	})
 }
 
+// A 401 is about the credential, hence about every target.
+func TestNoStaleTokenOfAnyTargetAfterA401(t *testing.T) {
+	inWorld(t, 30*time.Minute, func(w *world) {
+		w.issues("token-1", FromGitHub, "orgs/acme")
+		time.Sleep(40 * time.Minute)
+		w.fails(CredentialRejected, 0)
+		w.refuses(CredentialRejected, "repos/acme/widgets")
+		w.fails(Unavailable, 0)
+		time.Sleep(time.Minute)
+		w.refuses(Unavailable, "orgs/acme")
+	})
+}
+
+func TestRefusedFreshRequestLeavesAGoodTokenToOthers(t *testing.T) {
+	inWorld(t, 30*time.Minute, func(w *world) {
+		w.issues("token-1", FromGitHub, "orgs/acme")
+		w.fails(CredentialForbidden, 0)
+		w.refuses(CredentialForbidden, "orgs/acme", fresh)
+		w.issues("token-1", FromCache, "orgs/acme")
+	})
+}
+
+func TestWhatIsRememberedIsForgottenInTime(t *testing.T) {
+	inWorld(t, 30*time.Minute, func(w *world) {
+		for _, target := range []string{"repos/acme/a", "repos/acme/b", "repos/acme/c"} {
+			w.issues(fmt.Sprint("token-", w.github.calls+1), FromGitHub, target)
+		}
+		time.Sleep(time.Hour)
+		w.issues("token-4", FromGitHub, "orgs/acme")
+		if n := len(w.issuer.tokens); n != 1 {
+			t.Errorf("%d tokens are kept, want the live one", n)
+		}
+		w.fails(RateLimited, time.Minute)
+		w.refuses(RateLimited, "orgs/acme", fresh)
+		for _, until := range w.issuer.limits {
+			if until != until.Round(0) {
+				t.Error("a wait is remembered by the monotonic clock, which may stand still")
+			}
+		}
+	})
+}
+
 func TestIssueEndsWithItsContext(t *testing.T) {
 	inWorld(t, 30*time.Minute, func(w *world) {
 		w.github.latency = time.Hour
