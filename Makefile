@@ -55,7 +55,7 @@ local:
 	@CGO_ENABLED=0 go build $(FLAGS) -o $(BUILD)/local/bootstrap ./functions/token >&2
 	@go build -o $(BUILD)/local/stack ./internal/local >&2
 
-e2e: ## run against Moto's Secrets Manager and the SAM CLI (.ci/run installs both)
+e2e: ## run against Moto's Secrets Manager, the SAM CLI, curl and the user data (.ci/run installs what they need)
 	go test -count=1 -v ./e2e
 
 bench: ## compare the function with a hello-world Lambda, side by side
