@@ -26,7 +26,7 @@ type settings struct {
 
 func (s settings) path() string { return "/" + s.target + "/actions/runners/" + s.kind }
 
-const usage = "usage: go run ./internal/local token|run -function BINARY"
+const usage = "usage: local token|run -function BINARY; make token and make run call it so"
 
 // parseSettings reads the arguments and the environment. Its error names every problem and how to solve it.
 func parseSettings(args []string, getenv func(string) string) (settings, error) {

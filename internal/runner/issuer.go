@@ -191,9 +191,9 @@ func (i *Issuer) call(ctx context.Context, credential secret.Value, r Request) (
 		i.limit(credential, e.RetryAfter)
 	case CredentialRejected:
 		i.credentials.Reject(credential)
-		i.refuse(func(string) bool { return true })
+		i.bar(func(string) bool { return true })
 	case CredentialForbidden, TargetNotFound:
-		i.refuse(func(key string) bool { return key == r.key() })
+		i.bar(func(key string) bool { return key == r.key() })
 	}
 	return Token{}, err
 }
@@ -216,8 +216,8 @@ func (i *Issuer) keep(r Request, t Token) {
 	i.tokens[r.key()] = &keptToken{Token: t}
 }
 
-// refuse bars kept tokens from being served in an outage: GitHub would not give them now.
-func (i *Issuer) refuse(which func(key string) bool) {
+// bar bars kept tokens from being served in an outage: GitHub would not give them now.
+func (i *Issuer) bar(which func(key string) bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for key, t := range i.tokens {
