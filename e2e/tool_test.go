@@ -9,16 +9,18 @@ import (
 	"testing"
 )
 
-// tool finds a program of the virtual environment that .ci/run makes, or else of PATH. Without it the test is skipped,
-// or fails where CI=true.
+// tool finds a program that .ci/run installed from PyPI or npm, or else one of PATH. Without it the test is skipped, or
+// fails where CI=true.
 func tool(t *testing.T, name string) string {
 	t.Helper()
-	path, err := filepath.Abs(filepath.Join("..", ".venv", "bin", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); err == nil {
-		return path
+	for _, installed := range []string{".venv/bin", ".npm/node_modules/.bin"} {
+		path, err := filepath.Abs(filepath.Join("..", installed, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
 	}
 	if path, err := exec.LookPath(name); err == nil {
 		return path
@@ -26,7 +28,7 @@ func tool(t *testing.T, name string) string {
 	if os.Getenv("CI") == "true" {
 		t.Fatalf("%s is missing: .ci/run installs it", name)
 	}
-	t.Skipf("NOT TESTED: %s is missing. Install it: python3 -m venv .venv && .venv/bin/pip install -r e2e/requirements.txt", name)
+	t.Skipf("NOT TESTED: %s is missing: see how .ci/run installs it", name)
 	return ""
 }
 
