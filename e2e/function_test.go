@@ -1,5 +1,6 @@
-// Package e2e_test runs the built function against what this project did not write: Moto's Secrets Manager and the SAM
-// CLI. GitHub, API Gateway and Lambda are the stand-ins of internal/local.
+// Package e2e_test runs the built function, and what callers copy from examples/, against what this project did not
+// write: Moto, the SAM CLI, AWS's mock of EC2's metadata service, shells. GitHub, API Gateway and Lambda are the
+// stand-ins of internal/local.
 package e2e_test
 
 import (
@@ -18,14 +19,29 @@ import (
 	"runner-token-broker/internal/local/apigateway"
 	"runner-token-broker/internal/local/github"
 	"runner-token-broker/internal/local/lambda"
+	"runner-token-broker/internal/local/secretsmanager"
 	"runner-token-broker/internal/local/sigv4"
 	"runner-token-broker/internal/secret"
 )
 
 // function is the built function, serving behind an API Gateway.
 type function struct {
-	url    string
-	github *github.Server
+	url     string // of the API
+	web     string // of GitHub, as runner_url begins
+	github  *github.Server
+	service *lambda.Service
+}
+
+const callerARN = "arn:aws:sts::123456789012:assumed-role/github-runner/i-0123456789abcdef0"
+
+// secretsManager starts one that holds the PAT, and returns what tells the function of it.
+func secretsManager(t *testing.T, pat secret.Value) (env map[string]string) {
+	t.Helper()
+	sm := secretsmanager.New(region, credentials)
+	sm.Put("github-pat", pat)
+	server := httptest.NewServer(sm)
+	t.Cleanup(server.Close)
+	return map[string]string{"GITHUB_SECRET_ID": "github-pat", "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.URL}
 }
 
 // startFunction starts one environment of the function with a GitHub that knows the given PATs; env is added to its
@@ -80,10 +96,10 @@ func startFunction(t *testing.T, pats []secret.Value, env map[string]string) *fu
 		Function:    service,
 		Region:      region,
 		Credentials: credentials,
-		CallerARN:   "arn:aws:sts::123456789012:assumed-role/github-runner/i-0123456789abcdef0",
+		CallerARN:   callerARN,
 	})
 	t.Cleanup(api.Close)
-	f.url = api.URL
+	f.url, f.web, f.service = api.URL, gh.URL, service
 	return f
 }
 

@@ -7,93 +7,69 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"runner-token-broker/internal/local/apigateway"
-	"runner-token-broker/internal/local/github"
-	"runner-token-broker/internal/local/lambda"
-	"runner-token-broker/internal/local/secretsmanager"
 	"runner-token-broker/internal/secret"
 )
 
 const linuxSH = "../examples/user-data/linux.sh"
 
-// boot is all that an instance sees, on loopback: IMDSv2, GitHub's releases, and the API with the built function behind
-// it. IMDS is a handler of ours: AWS's own mock would be one more Go module, and cannot be told to fail and recover.
-// Not proven here: useradd and runuser (the runner's user is the one who tests), systemd (systemctl is a stub), the
-// real runner's config.sh and svc.sh, GitHub's real release page, libicu.
+// boot is all that an instance sees, on loopback: the instance metadata service, GitHub's releases, and the API with the
+// built function behind it.
+//
+// Not here: another user for the runner, systemd (systemctl is a stub), libicu, and GitHub's own runner.
 type boot struct {
-	github *github.Server
-	dir    string
-	env    []string
-
-	mu       sync.Mutex
+	*function
 	creds    aws.Credentials
-	imds     func() int            // status of the next answer of IMDS; nil or 0: its own
-	api      func() *http.Response // instead of the API's answer, nil: its own; HEAD is not asked
-	clock    func() time.Duration  // by which the API's clock is ahead
-	posts    int
-	checksum string
+	dir      string // everything that is written, but for what the script makes in TMPDIR
+	env      []string
+	checksum string // of the runner's package, as the release has it
+
+	mu    sync.Mutex
+	imds  func() int            // the status of IMDS's next answer; nil or 0: its own
+	api   func() *http.Response // instead of the API's next answer; nil: its own
+	posts int
 }
 
-func newBoot(t *testing.T, sessionToken string) *boot {
+func newBoot(t *testing.T, c aws.Credentials) *boot {
 	t.Helper()
-	build := exec.CommandContext(t.Context(), "make", "local")
-	build.Dir = ".."
-	build.Env = withoutAWS()
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("make local: %v\n%s", err, out)
-	}
-	pat := newPATs(1)[0]
-	b := &boot{github: github.New(pat), dir: t.TempDir(), creds: credentials}
-	b.creds.SessionToken = sessionToken
+	pats := newPATs(1)
+	b := &boot{function: startFunction(t, pats, secretsManager(t, pats[0])), creds: c, dir: t.TempDir()}
 	serve := func(h http.Handler) string {
 		s := httptest.NewServer(h)
 		t.Cleanup(s.Close)
 		return s.URL
 	}
-	sm := secretsmanager.New(region, credentials)
-	sm.Put("pat", pat)
-	service, err := lambda.Start(lambda.Function{
-		Path: filepath.Join("..", ".build", "local", "bootstrap"),
-		Env: map[string]string{
-			"ALLOWED_TARGETS": "orgs/acme", "GITHUB_SECRET_ID": "pat",
-			"GITHUB_API_URL": serve(b.github), "AWS_ENDPOINT_URL_SECRETS_MANAGER": serve(sm),
-		},
-		Region: region, Credentials: credentials, Output: io.Discard,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(service.Close)
-	gateway := &apigateway.Gateway{Function: service, Region: region, Credentials: b.creds,
-		CallerARN: "arn:aws:sts::123456789012:assumed-role/github-runner/i-0123456789abcdef0"}
+	gateway := &apigateway.Gateway{Function: b.service, Region: region, Credentials: c, CallerARN: callerARN}
 	api := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.mu.Lock()
-		if b.clock != nil {
-			w.Header().Set("Date", time.Now().Add(b.clock()).UTC().Format(http.TimeFormat))
-		}
+		b.posts++
 		var fault *http.Response
-		if r.Method == http.MethodPost {
-			b.posts++
-			if b.api != nil {
-				fault = b.api()
-			}
+		if b.api != nil {
+			fault = b.api()
 		}
 		b.mu.Unlock()
 		if fault == nil {
@@ -106,109 +82,124 @@ func newBoot(t *testing.T, sessionToken string) *boot {
 		w.WriteHeader(fault.StatusCode)
 		io.WriteString(w, fault.Status)
 	}))
+	imds, err := url.Parse(startIMDS(t, c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(imds)
+	metadata := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b.mu.Lock()
+		status := 0
+		if b.imds != nil {
+			status = b.imds()
+		}
+		b.mu.Unlock()
+		if status != 0 {
+			w.WriteHeader(status)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	releases := serve(b.releases(t))
+
 	me, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(filepath.Join(b.dir, "bin"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	b.write(t, "bin/systemctl", "#!/bin/sh\necho \"$@\" >>"+b.dir+"/systemctl\n")
-	b.env = append(withoutAWS(), "PATH="+b.dir+"/bin:"+os.Getenv("PATH"), "TMPDIR="+t.TempDir(),
-		"API_URL="+api, "TARGET=orgs/acme", "REGION="+region, "IMDS_URL="+serve(http.HandlerFunc(b.serveIMDS)),
-		"RUNNER_USER="+me.Username, "RUNNER_DIR="+b.dir+"/runner", "HOOK_DIR="+b.dir+"/hook", "UNIT_DIR="+b.dir,
-		"RUNNER_TOKEN_TIMEOUT=20", "CREDENTIALS_TIMEOUT=20", "CLOCK_TIMEOUT=20", "RETRY_MS=20", "RECORD="+b.dir)
-	releases := serve(b.releases(t))
-	b.env = append(b.env, "RELEASES_URL="+releases+"/api", "DOWNLOAD_URL="+releases+"/download")
+	// curl and openssl record their arguments, where no secret may be, and sleep how long it was to take.
+	b.write(t, "bin/systemctl", `echo "$*" >>"$RECORD/systemctl"`)
+	b.write(t, "bin/sleep", `echo "$*" >>"$RECORD/sleep"; exec `+tool(t, "sleep")+` 0.02`)
+	b.write(t, "bin/openssl", `echo "$*" >>"$RECORD/openssl"; exec `+tool(t, "openssl")+` "$@"`)
+	b.write(t, "bin/curl", `echo "$*" >>"$RECORD/curl"
+case "$*:$CURL" in
+  *--version:old) echo 'curl 7.81.0 (x86_64-pc-linux-gnu)' ;;
+  '-q --help all:bare') echo '     --basic  Use HTTP Basic Authentication' ;;
+  *) exec `+tool(t, "curl")+` "$@" ;;
+esac`)
+	b.env = append(withoutAWS(), "PATH="+b.dir+"/bin:"+os.Getenv("PATH"), "RECORD="+b.dir, "TMPDIR="+t.TempDir(), "CURL=",
+		"API_URL="+api, "TARGET=orgs/acme", "REGION="+region, "RUNNER_TOKEN_TIMEOUT=20",
+		"RUNNER_USER="+me.Username, "RUNNER_DIR="+b.dir+"/runner", "HOOK="+b.dir+"/hook", "UNIT="+b.dir+"/runner.service",
+		"IMDS_URL="+metadata, "RELEASES_URL="+releases+"/api", "DOWNLOAD_URL="+releases+"/download")
 	return b
 }
 
+// write makes a program for sh.
 func (b *boot) write(t *testing.T, name, text string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o755); err != nil {
+	path := filepath.Join(b.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (b *boot) serveIMDS(w http.ResponseWriter, r *http.Request) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.imds != nil {
-		if status := b.imds(); status != 0 {
-			w.WriteHeader(status)
-			return
-		}
-	}
-	const token = "imds-session-token=="
-	if r.URL.Path == "/latest/api/token" {
-		if r.Method != http.MethodPut || r.Header.Get("X-Aws-Ec2-Metadata-Token-Ttl-Seconds") == "" {
-			w.WriteHeader(http.StatusBadRequest)
-			return
-		}
-		io.WriteString(w, token)
-		return
-	}
-	if r.Header.Get("X-Aws-Ec2-Metadata-Token") != token {
-		w.WriteHeader(http.StatusUnauthorized)
-		return
-	}
-	switch r.URL.Path {
-	case "/latest/meta-data/instance-id":
-		io.WriteString(w, "i-0123456789abcdef0")
-	case "/latest/meta-data/iam/security-credentials/":
-		io.WriteString(w, "github-runner")
-	case "/latest/meta-data/iam/security-credentials/github-runner":
-		session := ""
-		if b.creds.SessionToken != "" {
-			session = fmt.Sprintf("\n  \"Token\" : %q,", b.creds.SessionToken)
-		}
-		fmt.Fprintf(w, "{\n  \"Code\" : \"Success\",\n  \"AccessKeyId\" : %q,\n  \"SecretAccessKey\" : %q,%s\n  \"Expiration\" : \"2030-01-01T00:00:00Z\"\n}",
-			b.creds.AccessKeyID, b.creds.SecretAccessKey, session)
-	default:
-		w.WriteHeader(http.StatusNotFound)
-	}
+// runner is a package in place of GitHub's. Its scripts record what they are given, and insist on what GitHub's do: a
+// runner is configured once, and removed only when it is no service.
+var runner = map[string]string{
+	"config.sh": `echo "$*" >>"$RECORD/config.args"
+env >>"$RECORD/config.env"
+[ -z "$HANG" ] || { touch "$RECORD/hangs"; exec /bin/sleep 60; }
+case $1 in
+  remove)
+    [ ! -e .service ] || { echo 'Uninstall service first'; exit 1; }
+    rm .runner ;;
+  *)
+    [ ! -e .runner ] || { echo 'already configured'; exit 1; }
+    touch .runner
+    cp bin/svc.sh . ;;
+esac
+`,
+	"bin/svc.sh": `echo "$*" >>"$RECORD/svc.args"
+env >>"$RECORD/svc.env"
+[ "$1" != install ] || echo actions.runner.acme.service >.service
+`,
+	"bin/installdependencies.sh": "",
 }
 
-// releases is a runner of ours: its scripts record what they were given.
 func (b *boot) releases(t *testing.T) http.Handler {
-	var tarball bytes.Buffer
-	z := gzip.NewWriter(&tarball)
+	t.Helper()
+	var pack bytes.Buffer
+	z := gzip.NewWriter(&pack)
 	a := tar.NewWriter(z)
-	for name, text := range map[string]string{
-		"config.sh":                  "#!/bin/sh\necho \"$@\" >>$RECORD/config.args\nenv >>$RECORD/config.env\n",
-		"svc.sh":                     "#!/bin/sh\necho \"$@\" >>$RECORD/svc.args\nenv >>$RECORD/svc.env\n",
-		"bin/installdependencies.sh": "#!/bin/sh\n",
-	} {
+	for name, text := range runner {
+		text = "#!/bin/sh\n" + text
 		if err := a.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(text))}); err != nil {
 			t.Fatal(err)
 		}
 		io.WriteString(a, text)
 	}
-	a.Close()
-	z.Close()
-	sum := sha256.Sum256(tarball.Bytes())
+	if err := errors.Join(a.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(pack.Bytes())
 	b.checksum = hex.EncodeToString(sum[:])
 	arch := map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
 	mux := http.NewServeMux()
-	mux.HandleFunc("/api/latest", func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, `{"tag_name":"v2.999.1","body":"actions-runner <!-- BEGIN SHA linux-%s -->%s<!-- END SHA linux-%s -->"}`, arch, b.checksum, arch)
-	})
-	mux.HandleFunc("/download/v2.999.1/actions-runner-linux-"+arch+"-2.999.1.tar.gz", func(w http.ResponseWriter, r *http.Request) {
-		w.Write(tarball.Bytes())
-	})
+	for version, path := range map[string]string{"2.999.1": "/api/latest", "2.998.0": "/api/tags/v2.998.0"} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, `{"tag_name":"v%s","body":"## SHA-256 Checksums\n\n- actions-runner-linux-%s-%[1]s.tar.gz `+
+				`<!-- BEGIN SHA linux-%[2]s -->%s<!-- END SHA linux-%[2]s -->\n"}`, version, arch, b.checksum)
+		})
+		mux.HandleFunc("/download/v"+version+"/actions-runner-linux-"+arch+"-"+version+".tar.gz", func(w http.ResponseWriter, r *http.Request) {
+			w.Write(pack.Bytes())
+		})
+	}
 	return mux
 }
 
-// run returns what the script printed and its exit status.
-func (b *boot) run(t *testing.T, env []string, args ...string) (stdout, stderr string, status int) {
-	t.Helper()
-	return b.exec(t, env, append([]string{linuxSH}, args...)...)
-}
-
-func (b *boot) exec(t *testing.T, env []string, args ...string) (stdout, stderr string, status int) {
-	t.Helper()
+// command is bash with the arguments. Later variables replace earlier ones.
+func (b *boot) command(t *testing.T, env []string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), "bash", args...)
 	cmd.Env = append(slices.Clone(b.env), env...)
+	return cmd
+}
+
+// run returns what bash printed, and its exit status.
+func (b *boot) run(t *testing.T, env []string, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	cmd := b.command(t, env, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
@@ -217,25 +208,70 @@ func (b *boot) exec(t *testing.T, env []string, args ...string) (stdout, stderr 
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
+// recorded returns a file of the boot, "" if there is none.
 func (b *boot) recorded(t *testing.T, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(b.dir, name))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
 	return string(text)
 }
 
+// keepsSecrets looks for tokens and the secret key in what was printed and in every file, those of arguments among them,
+// but config.sh's record of its environment.
+func (b *boot) keepsSecrets(t *testing.T, printed string) {
+	t.Helper()
+	secrets := append(b.github.Tokens(), secret.New(b.creds.SecretAccessKey))
+	if b.creds.SessionToken != "" {
+		secrets = append(secrets, secret.New(b.creds.SessionToken))
+	}
+	files := 0
+	for _, s := range secrets {
+		if strings.Contains(printed, s.Reveal()) {
+			t.Error("a secret was printed")
+		}
+		err := filepath.WalkDir(b.dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || d.Name() == "config.env" {
+				return err
+			}
+			files++
+			text, err := os.ReadFile(path)
+			if strings.Contains(string(text), s.Reveal()) {
+				t.Errorf("%s holds a secret", path)
+			}
+			return err
+		})
+		if err != nil || files == 0 {
+			t.Errorf("%d files were looked into: %v", files, err)
+		}
+	}
+	for _, v := range b.env {
+		if dir, ok := strings.CutPrefix(v, "TMPDIR="); ok {
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("left in the temporary folder: %v, %v", left, err)
+			}
+		}
+	}
+}
+
 // Both signers, with and without a session token, against a gateway that recomputes the signature.
 func TestLinuxTokenOnly(t *testing.T) {
-	for _, session := range []string{"", "IQoJb3JpZ2luX2VjE/+abc=="} {
-		b := newBoot(t, session)
-		for _, signer := range []string{"curl", "openssl"} {
-			out, errs, status := b.run(t, []string{"SIGNER=" + signer}, "--token-only")
+	for _, session := range []string{"", credentials.SessionToken} {
+		c := credentials
+		c.SessionToken = session
+		b := newBoot(t, c)
+		for curl, signs := range map[string]bool{"": true, "old": false, "bare": false} {
+			os.Remove(filepath.Join(b.dir, "curl"))
+			out, errs, status := b.run(t, []string{"CURL=" + curl}, linuxSH, "--token-only")
 			tokens := b.github.Tokens()
 			if status != 0 || len(tokens) == 0 || out != tokens[len(tokens)-1].Reveal()+"\n" {
-				t.Errorf("%s, session token %q: exit %d, %d tokens\n%s", signer, session, status, len(tokens), errs)
+				t.Errorf("%q curl, session token %q: exit %d, %d tokens\n%s", curl, session, status, len(tokens), errs)
 			}
+			if strings.Contains(b.recorded(t, "curl"), "--aws-sigv4") != signs {
+				t.Errorf("%q curl signs: %v, want %v", curl, !signs, signs)
+			}
+			b.keepsSecrets(t, errs)
 		}
 		if _, err := os.Stat(b.dir + "/runner"); err == nil {
 			t.Error("--token-only installed a runner")
@@ -244,29 +280,26 @@ func TestLinuxTokenOnly(t *testing.T) {
 }
 
 func TestLinuxRegisters(t *testing.T) {
-	for _, ephemeral := range []string{"true", "false"} {
-		t.Run("ephemeral-"+ephemeral, func(t *testing.T) {
-			b := newBoot(t, "IQoJ/+==")
+	for _, c := range []struct {
+		name string
+		env  []string
+		args string // of config.sh, after --url
+	}{
+		{"as it is", nil, " --name " + instanceID + " --ephemeral\n"},
+		{"with everything", []string{"RUNNER_LABELS=a,b", "RUNNER_GROUP=my group", "RUNNER_VERSION=2.998.0"},
+			" --name " + instanceID + " --ephemeral --labels a,b --runnergroup my group\n"},
+		{"not ephemeral", []string{"RUNNER_EPHEMERAL=false"}, " --name " + instanceID + "\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBoot(t, credentials)
 			// token is exported to see that it does not become a variable of every child; -x to see that nothing is traced.
-			out, errs, status := b.exec(t, []string{"RUNNER_LABELS=a,b", "RUNNER_GROUP=my group", "RUNNER_EPHEMERAL=" + ephemeral, "token=x"}, "-x", linuxSH)
+			out, errs, status := b.run(t, append(c.env, "token=x"), "-x", linuxSH)
 			if status != 0 {
 				t.Fatalf("exit %d\n%s", status, errs)
 			}
-			want := "--unattended --replace --url https://github.com/acme --name i-0123456789abcdef0 --ephemeral --labels a,b --runnergroup my group\n"
-			if ephemeral == "false" {
-				want = strings.Replace(want, " --ephemeral", "", 1)
-			}
-			// runner_url follows GITHUB_API_URL, which is the stand-in's.
-			args := b.recorded(t, "config.args")
-			if _, rest, _ := strings.Cut(args, "--url "); rest != "" {
-				url, _, _ := strings.Cut(rest, " ")
-				want = strings.Replace(want, "https://github.com/acme", url, 1)
-				if !strings.HasSuffix(url, "/acme") {
-					t.Errorf("--url %s", url)
-				}
-			}
-			if args != want {
-				t.Errorf("config.sh got %q, want %q", args, want)
+			runnerURL := b.web + "/acme"
+			if got, want := b.recorded(t, "config.args"), "--unattended --replace --url "+runnerURL+c.args; got != want {
+				t.Errorf("config.sh got %q, want %q", got, want)
 			}
 			token := b.github.Tokens()[0].Reveal()
 			if !strings.Contains(b.recorded(t, "config.env"), "\nACTIONS_RUNNER_INPUT_TOKEN="+token+"\n") {
@@ -275,58 +308,73 @@ func TestLinuxRegisters(t *testing.T) {
 			if got := b.recorded(t, "svc.args"); !strings.HasPrefix(got, "install ") || !strings.HasSuffix(got, "\nstart\n") {
 				t.Errorf("svc.sh got %q", got)
 			}
-			if ephemeral == "false" {
-				b.leave(t)
-			}
-			b.holdsNoToken(t, out+errs)
+			b.keepsSecrets(t, out+errs)
 		})
 	}
 }
 
-// leave runs what systemd would run when the instance stops.
-func (b *boot) leave(t *testing.T) {
-	t.Helper()
-	unit := b.recorded(t, "github-runner-remove.service")
-	_, rest, _ := strings.Cut(unit, "ExecStop=")
-	command, _, _ := strings.Cut(rest, "\n")
-	settings := strings.Split(strings.TrimSpace(b.recorded(t, "hook/settings")), "\n")
-	out, errs, status := b.exec(t, settings, strings.Fields(command)...)
+// What systemd would do with the unit, over the life of an instance.
+func TestLinuxLeavesAndJoinsAgain(t *testing.T) {
+	b := newBoot(t, credentials)
+	_, errs, status := b.run(t, []string{"RUNNER_EPHEMERAL=false", "RUNNER_GROUP=my group"}, linuxSH)
 	if status != 0 {
-		t.Fatalf("%s: exit %d\n%s", command, status, errs)
+		t.Fatalf("exit %d\n%s", status, errs)
 	}
-	if out != "" || !strings.HasSuffix(b.recorded(t, "config.args"), "\nremove\n") || len(b.github.Tokens()) != 2 {
-		t.Errorf("the hook did not remove the runner: %q", b.recorded(t, "config.args"))
-	}
-	if got := b.recorded(t, "systemctl"); got != "daemon-reload\nenable --now github-runner-remove.service\n" {
+	if got := b.recorded(t, "systemctl"); got != "daemon-reload\nenable --now runner.service\n" {
 		t.Errorf("systemctl got %q", got)
 	}
-}
-
-// holdsNoToken looks for the tokens in what was printed and in every file but config.sh's record of its environment.
-func (b *boot) holdsNoToken(t *testing.T, printed string) {
-	t.Helper()
-	for _, token := range append(b.github.Tokens(), secret.New(b.creds.SecretAccessKey)) {
-		if strings.Contains(printed, token.Reveal()) {
-			t.Error("a secret was printed")
-		}
-		files := 0
-		filepath.WalkDir(b.dir, func(path string, d os.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() && d.Name() != "config.env" {
-				files++
-				if text, err := os.ReadFile(path); err != nil || strings.Contains(string(text), token.Reveal()) {
-					t.Errorf("%s holds a secret (%v)", path, err)
-				}
+	unit := b.recorded(t, "runner.service")
+	if !strings.Contains(unit, "\nBefore=actions.runner.acme.service\n") {
+		t.Error("the unit is not bound to the runner's")
+	}
+	var env []string
+	for line := range strings.Lines(unit) {
+		if quoted, ok := strings.CutPrefix(line, "Environment="); ok {
+			v, err := strconv.Unquote(strings.TrimSpace(quoted))
+			if err != nil {
+				t.Errorf("%s: %v", line, err)
 			}
-			return nil
-		})
-		if files == 0 {
-			t.Error("no file was looked into")
+			env = append(env, v)
 		}
 	}
+	// systemd hands on the unit's variables alone.
+	var own []string
+	for _, v := range b.env {
+		if strings.HasPrefix(v, "PATH=") || strings.HasPrefix(v, "RECORD=") || strings.HasPrefix(v, "TMPDIR=") {
+			own = append(own, v)
+		}
+	}
+	b.env = own
+	exec := func(verb string) {
+		t.Helper()
+		_, rest, _ := strings.Cut(unit, "\n"+verb+"=")
+		command, _, _ := strings.Cut(rest, "\n")
+		if out, errs, status := b.run(t, env, strings.Fields(command)...); status != 0 || out != "" {
+			t.Fatalf("%s=%s: exit %d, %q\n%s", verb, command, status, out, errs)
+		}
+	}
+	joined := b.recorded(t, "config.args")
+	exec("ExecStart")
+	if got := b.recorded(t, "config.args"); got != joined {
+		t.Errorf("a runner that is registered was configured again: %q", got)
+	}
+	exec("ExecStop")
+	if got := b.recorded(t, "config.args"); got != joined+"remove\n" {
+		t.Errorf("stopping did not remove the runner: %q", got)
+	}
+	last := b.github.Requests()[len(b.github.Requests())-1]
+	if last.Path != "/orgs/acme/actions/runners/remove-token" {
+		t.Errorf("stopping asked for %s", last.Path)
+	}
+	exec("ExecStart")
+	if got := b.recorded(t, "config.args"); got != joined+"remove\n"+joined {
+		t.Errorf("starting again did not register the runner: %q", got)
+	}
+	b.keepsSecrets(t, errs)
 }
 
 func TestLinuxFaults(t *testing.T) {
-	b := newBoot(t, "IQoJ/+==")
+	b := newBoot(t, credentials)
 	response := func(status int, body string, header ...string) *http.Response {
 		r := &http.Response{StatusCode: status, Status: body, Header: http.Header{}}
 		for i := 0; i+1 < len(header); i += 2 {
@@ -350,74 +398,212 @@ func TestLinuxFaults(t *testing.T) {
 			return 0
 		}
 	}
+	const always, several = 1e9, -1
 	for _, c := range []struct {
 		name   string
 		imds   func() int
 		api    func() *http.Response
-		clock  func() time.Duration
 		env    string
 		status int
 		says   string // in stderr
 		posts  int
+		sleeps int // at least so long, in seconds, if any
 	}{
-		{name: "credentials late", imds: statuses(6, 404), posts: 1},
 		{name: "IMDS 401 once", imds: statuses(1, 401), posts: 1},
-		{name: "credentials never", imds: statuses(1e9, 404), env: "CREDENTIALS_TIMEOUT=1", status: 3, says: "instance profile"},
-		{name: "503 twice", api: times(2, response(503, `{"code":"RateLimited","message":"m"}`, "Retry-After", "1")), says: "503 RateLimited", posts: 3},
+		{name: "credentials never", imds: statuses(always, 404), status: 3, says: "instance profile"},
+		{name: "503 twice", api: times(2, response(503, `{"code":"RateLimited","message":"m"}`, "Retry-After", "5")), says: "503 RateLimited", posts: 3, sleeps: 10},
+		{name: "429", api: times(1, response(429, `{"message":"Too Many Requests"}`)), posts: 2, sleeps: 1},
+		{name: "504", api: times(1, response(504, `{"message":"Endpoint request timed out"}`)), posts: 2},
+		{name: "500 without a code", api: times(1, response(500, `{"message":"Internal Server Error"}`)), posts: 2},
+		{name: "500 with a code", api: times(always, response(500, `{"code":"Internal","message":"internal error"}`)), status: 5, says: "request_id", posts: 1},
 		{name: "502 without a code", api: times(1, response(502, `{"message":"Bad Gateway"}`)), posts: 2},
-		{name: "502 with a code", api: times(9, response(502, `{"code":"CredentialRejected","message":"m"}`)), status: 5, says: "put a new one", posts: 1},
-		{name: "Retry-After too long", api: times(9, response(503, `{"code":"RateLimited","message":"m"}`, "Retry-After", "900")), status: 6, says: "RUNNER_TOKEN_TIMEOUT=20", posts: 1},
-		{name: "Forbidden", api: times(9, response(403, `{"message":"Forbidden"}`)), status: 5, says: "API Gateway refused", posts: 1},
+		{name: "502 with a code", api: times(always, response(502, `{"code":"CredentialRejected","message":"m"}`)), status: 5, says: "put a new one", posts: 1},
+		{name: "503 for ever", api: times(always, response(503, `{"code":"Unavailable","message":"m"}`)), env: "RUNNER_TOKEN_TIMEOUT=4", status: 6, says: "RUNNER_TOKEN_TIMEOUT=4", posts: several},
+		{name: "Retry-After too long", api: times(always, response(503, `{"code":"RateLimited","message":"m"}`, "Retry-After", "900")), status: 6, says: "RUNNER_TOKEN_TIMEOUT=20", posts: 1},
+		{name: "Retry-After a date", api: times(1, response(503, `{"code":"RateLimited","message":"m"}`, "Retry-After", "Wed, 25 Nov 2026 15:16:44 GMT")), posts: 2},
+		{name: "Forbidden, the Region is another", env: "REGION=us-east-1", status: 5, says: "API Gateway refused", posts: 1},
 		{name: "TargetNotAllowed", env: "TARGET=orgs/other", status: 5, says: "add orgs/other to AllowedTargets", posts: 1},
 		{name: "no token", api: times(1, response(201, `{"token":""}`)), status: 5, says: "no token", posts: 1},
-		{name: "clock off", clock: func() time.Duration { return time.Hour }, env: "CLOCK_TIMEOUT=1", status: 4, says: "chrony"},
-		{name: "clock off at first", clock: func() func() time.Duration {
-			n := 0
-			return func() time.Duration {
-				if n++; n < 3 {
-					return time.Hour
-				}
-				return 0
-			}
-		}(), says: "the clock is off", posts: 1},
 		{name: "unreachable", env: "API_URL=http://127.0.0.1:1", status: 6, says: "curl's error 7"},
+		{name: "a certificate of nobody", env: "API_URL=" + untrusted(t), status: 5, says: "curl's error 60"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			os.Remove(filepath.Join(b.dir, "sleep"))
 			b.mu.Lock()
-			b.imds, b.api, b.clock, b.posts = c.imds, c.api, c.clock, 0
+			b.imds, b.api, b.posts = c.imds, c.api, 0
 			b.mu.Unlock()
-			env := []string{cmp.Or(c.env, "x=")}
-			if c.name == "unreachable" {
-				env = append(env, "RUNNER_TOKEN_TIMEOUT=1")
+			out, errs, status := b.run(t, []string{cmp.Or(c.env, "x=")}, linuxSH, "--token-only")
+			if c.posts == several && b.posts > 1 {
+				c.posts = b.posts
 			}
-			out, errs, status := b.run(t, env, "--token-only")
 			if status != c.status || !strings.Contains(errs, c.says) || b.posts != c.posts || (out != "") != (status == 0) {
 				t.Errorf("exit %d after %d tries, want %d after %d and %q:\n%s", status, b.posts, c.status, c.posts, c.says, errs)
 			}
+			slept := 0.0
+			for _, s := range strings.Fields(b.recorded(t, "sleep")) {
+				n, err := strconv.ParseFloat(s, 64)
+				if err != nil {
+					t.Error(err)
+				}
+				slept += n
+			}
+			if slept < float64(c.sleeps) {
+				t.Errorf("slept %v s, want at least %d", slept, c.sleeps)
+			}
+		})
+	}
+	b.keepsSecrets(t, "")
+}
+
+func untrusted(t *testing.T) string {
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // it would say that the client left
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// The faults that take real time: nothing but the clocks of the machine decides.
+func TestLinuxWaits(t *testing.T) {
+	b := newBoot(t, credentials)
+	b.env = append(b.env, "PATH="+os.Getenv("PATH"))
+	var first time.Time
+	b.imds = func() int {
+		if first.IsZero() {
+			first = time.Now()
+		}
+		if time.Since(first) < 10*time.Second {
+			return http.StatusNotFound
+		}
+		return 0
+	}
+	if out, errs, status := b.run(t, nil, linuxSH, "--token-only"); status != 0 || out == "" || time.Since(first) < 10*time.Second {
+		t.Errorf("credentials 10 s late: exit %d\n%s", status, errs)
+	}
+
+	// The clock of the script, curl and all, is an hour ahead until somebody sets it.
+	clock := filepath.Join(b.dir, "clock")
+	set := func(offset string) {
+		if err := os.WriteFile(clock, []byte(offset), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	preload, err := exec.CommandContext(t.Context(), tool(t, "faketime"), "-f", "+0", "sh", "-c", "printf %s $LD_PRELOAD").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, timeout string
+		tries, status int // the clock is set after so many
+	}{{"an hour ahead, then set", "20", 2, 0}, {"an hour ahead", "3", 1e9, 4}} {
+		set("+1h")
+		b.mu.Lock()
+		b.posts = 0
+		b.api = func() *http.Response {
+			if b.posts == c.tries {
+				set("+0")
+			}
+			return nil
+		}
+		b.mu.Unlock()
+		_, errs, status := b.run(t, []string{"RUNNER_TOKEN_TIMEOUT=" + c.timeout, "LD_PRELOAD=" + string(preload),
+			"FAKETIME_TIMESTAMP_FILE=" + clock, "FAKETIME_NO_CACHE=1"}, linuxSH, "--token-only")
+		if status != c.status || !strings.Contains(errs, "the clock is off by 36") {
+			t.Errorf("%s: exit %d\n%s", c.name, status, errs)
+		}
+	}
+}
+
+// Ctrl-C, or a shutdown: whatever it is doing, nothing of the token is left.
+func TestLinuxInterrupted(t *testing.T) {
+	for _, hang := range []string{"asking", "config.sh"} {
+		t.Run(hang, func(t *testing.T) {
+			b := newBoot(t, credentials)
+			asking := make(chan struct{}, 1)
+			env := []string{"HANG=x"}
+			if hang == "asking" {
+				env = append(env, "PATH="+os.Getenv("PATH")) // to sleep for as long as it says
+				b.api = func() *http.Response {
+					asking <- struct{}{}
+					return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"15"}}}
+				}
+			}
+			cmd := b.command(t, env, linuxSH)
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal, and systemd, tell the whole group
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if hang == "asking" {
+				<-asking
+			} else {
+				for b.recorded(t, "config.env") == "" {
+					pause(t)
+				}
+			}
+			if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Wait(); err == nil {
+				t.Errorf("exit 0\n%s", &out)
+			}
+			if got := b.recorded(t, "svc.args"); got != "" {
+				t.Errorf("svc.sh got %q", got)
+			}
+			b.keepsSecrets(t, out.String())
 		})
 	}
 }
 
 func TestLinuxWrongChecksum(t *testing.T) {
-	b := newBoot(t, "IQoJ/+==")
-	b.checksum = strings.Repeat("0", 64)
-	_, errs, status := b.run(t, nil)
-	if _, err := os.Stat(b.dir + "/runner"); status != 7 || !strings.Contains(errs, "checksum") || err == nil || b.posts > 0 {
-		t.Errorf("exit %d, %d tries, runner's directory: %v\n%s", status, b.posts, err, errs)
+	b := newBoot(t, credentials)
+	good := b.checksum
+	for _, env := range []string{"RUNNER_SHA256=", "RUNNER_SHA256=" + strings.Repeat("0", 64)} {
+		b.checksum = good
+		if env == "RUNNER_SHA256=" {
+			b.checksum = strings.Repeat("0", 64)
+		}
+		_, errs, status := b.run(t, []string{env}, linuxSH)
+		if _, err := os.Stat(b.dir + "/runner"); status != 7 || !strings.Contains(errs, "checksum") || err == nil || b.posts > 0 {
+			t.Errorf("%s: exit %d, %d tries, runner's directory: %v\n%s", env, status, b.posts, err, errs)
+		}
+	}
+	// With version and checksum nobody is asked for the release.
+	_, errs, status := b.run(t, []string{"RUNNER_VERSION=2.998.0", "RUNNER_SHA256=" + good, "RELEASES_URL=http://127.0.0.1:1"}, linuxSH)
+	if status != 0 {
+		t.Errorf("exit %d\n%s", status, errs)
 	}
 }
 
 func TestLinuxSettings(t *testing.T) {
-	for _, env := range []string{"API_URL=", "API_URL=http://example.com", "TARGET=", "TARGET=orgs/Acme", "TARGET=acme", "REGION=", "REGION=Frankfurt",
-		"RUNNER_LABELS=a b", "RUNNER_EPHEMERAL=yes", "RUNNER_VERSION=latest", "RUNNER_SHA256=1", "RUNNER_TOKEN_TIMEOUT=5m", "RETRY_MS=0", "SIGNER=aws"} {
+	run := func(env ...string) (string, int) {
 		dir := t.TempDir()
 		cmd := exec.CommandContext(t.Context(), "bash", linuxSH)
-		cmd.Env = append(withoutAWS(), "API_URL=http://127.0.0.1:1", "TARGET=orgs/acme", "REGION="+region, "IMDS_URL=http://127.0.0.1:1", "RUNNER_DIR="+dir+"/runner", env)
+		cmd.Env = append(withoutAWS(), "API_URL=http://127.0.0.1:1", "TARGET=orgs/acme", "REGION="+region,
+			"IMDS_URL=http://127.0.0.1:1", "RELEASES_URL=http://127.0.0.1:1", "RUNNER_DIR="+dir+"/runner")
+		cmd.Env = append(cmd.Env, env...)
 		out, _ := cmd.CombinedOutput()
-		name, _, _ := strings.Cut(env, "=")
-		if !strings.HasPrefix(string(out), "runner: "+name+" is ") || cmd.ProcessState.ExitCode() != 2 {
-			t.Errorf("%s: exit %d: %s", env, cmd.ProcessState.ExitCode(), out)
+		if _, err := os.Stat(dir + "/runner"); err == nil {
+			t.Errorf("%s: something was done", env)
 		}
+		return string(out), cmd.ProcessState.ExitCode()
+	}
+	for _, env := range []string{"API_URL=", "API_URL=http://example.com", "API_URL=https://x.example/a?b", "TARGET=", "TARGET=orgs/Acme", "TARGET=acme",
+		"TARGET=orgs/acme/", "REGION=", "REGION=Frankfurt", "RUNNER_LABELS=a b", `RUNNER_GROUP=a"b`, "RUNNER_EPHEMERAL=yes", "RUNNER_VERSION=latest",
+		"RUNNER_USER=a b", "RUNNER_DIR=runner", "RUNNER_TOKEN_TIMEOUT=5m", "RUNNER_TOKEN_TIMEOUT=0"} {
+		out, status := run(env)
+		name, value, _ := strings.Cut(env, "=")
+		want := "runner: " + name + " is malformed: set it to "
+		if value == "" {
+			want = "runner: " + name + " is not set: set it to "
+		}
+		if !strings.HasPrefix(out, want) || strings.Count(out, "\n") != 1 || status != 2 {
+			t.Errorf("%s: exit %d: %s", env, status, out)
+		}
+	}
+	if out, status := run("API_URL=", "TARGET=Acme", "REGION="); strings.Count(out, "\n") != 3 || status != 2 {
+		t.Errorf("three bad settings: exit %d: %s", status, out)
 	}
 }
 
@@ -452,12 +638,8 @@ print(r.headers["Authorization"], end="")`
 				t.Fatalf("botocore: %v %s", err, err.(*exec.ExitError).Stderr)
 			}
 			for _, shell := range [][]string{{"bash"}, {"dash"}, {"busybox", "sh"}} {
-				if _, err := exec.LookPath(shell[0]); err != nil {
-					t.Logf("NOT TESTED: %s is missing", shell[0])
-					continue
-				}
 				command := append(slices.Clone(shell), "-c", "set -eu\n"+signer+"\nauthorization \"$@\"", "signer")
-				got, err := exec.CommandContext(t.Context(), command[0], append(command[1:], args...)...).CombinedOutput()
+				got, err := exec.CommandContext(t.Context(), tool(t, command[0]), append(command[1:], args...)...).CombinedOutput()
 				if err != nil || string(got) != string(want) {
 					t.Errorf("%s: %v\n got %s\nwant %s", shell, err, got, want)
 				}
@@ -469,5 +651,19 @@ print(r.headers["Authorization"], end="")`
 func TestLinuxShellcheck(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), tool(t, "shellcheck"), linuxSH).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// EC2 refuses larger user data than 16 KiB (the User Guide's "Run commands when you launch an EC2 instance"), and the
+// reader's own values come on top.
+func TestUserDataIsSmallEnoughForEC2(t *testing.T) {
+	for _, name := range []string{linuxSH} {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if room := 16<<10 - info.Size(); room < 300 {
+			t.Errorf("%s leaves %d bytes for the reader's values", name, room)
+		}
 	}
 }

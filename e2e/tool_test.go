@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// tool finds a program that .ci/run installed from PyPI or npm, or else one of PATH. Without it the test is skipped, or
-// fails where CI=true.
+// tool finds a program that .ci/run installed from PyPI, npm or the Go module proxy, or else one of PATH. Without it the
+// test is skipped, or fails where CI=true.
 func tool(t *testing.T, name string) string {
 	t.Helper()
-	for _, installed := range []string{".venv/bin", ".npm/node_modules/.bin"} {
+	for _, installed := range []string{".venv/bin", ".npm/node_modules/.bin", ".build/bin"} {
 		path, err := filepath.Abs(filepath.Join("..", installed, name))
 		if err != nil {
 			t.Fatal(err)

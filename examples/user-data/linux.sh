@@ -1,132 +1,89 @@
 #!/usr/bin/env bash
 # EC2 user data: turns the instance into a GitHub Actions runner. For Amazon Linux 2023, Ubuntu 22.04 and 24.04, Debian 12.
 # Copy it into a launch template, set the three variables, attach the caller policy (output CallerPolicyArn) to the role.
+# linux.sh --token-only prints a registration token and does nothing else.
 #
-#   linux.sh               install, register and start the runner; needs root
-#   linux.sh --token-only  print a registration token and do nothing else
-#   linux.sh --remove      remove this instance's runner; the shutdown hook of a runner that is not ephemeral calls it
-#
-# What it did is in /var/log/cloud-init-output.log and `journalctl -u cloud-final`. Exit status: 2 a variable, 3 no role
-# credentials, 4 the clock, 5 refused, 6 no token in time, 7 the runner's package, 8 config.sh or the service.
+# What it did is in /var/log/cloud-init-output.log. Exit status: 2 a variable, 3 no role credentials, 4 the clock, 5 refused,
+# 6 no token in time, 7 the runner's package, 8 config.sh or the service. Keep it under 16 KiB, EC2 takes no more.
 set +x -euo pipefail # no trace, even under bash -x: it would print the token
 umask 077
 # A variable that came from the environment would go on to every child with its new value.
-unset answer body code token runner_url creds access_key secret_key session_token imds_token
+unset answer body creds token access_key secret_key session_token imds_token
 
 : "${API_URL:=}" # required: the stack's output ApiUrl
 : "${TARGET:=}"  # required: orgs/acme, repos/acme/widgets or enterprises/acme-corp
-: "${REGION:=}"  # required: the API's region, eu-central-1
+: "${REGION:=}"  # required: the API's Region, eu-central-1
 
-: "${RUNNER_LABELS:=}"           # more labels, separated by commas
-: "${RUNNER_GROUP:=}"            # the default group if empty
-: "${RUNNER_EPHEMERAL:=true}"    # false: keeps taking jobs, and leaves when the instance stops
-: "${RUNNER_VERSION:=}"          # 2.330.0; the newest if empty. GitHub gives no jobs to old ones
-: "${RUNNER_SHA256:=}"           # of the package: with RUNNER_VERSION set too, GitHub's API is not asked
-: "${RUNNER_USER:=github-runner}" # made if missing
+: "${RUNNER_LABELS:=}"        # more labels, separated by commas
+: "${RUNNER_GROUP:=}"         # the default group if empty
+: "${RUNNER_EPHEMERAL:=true}" # one job. false: leaves when the instance stops, joins when it starts
+: "${RUNNER_VERSION:=}"       # 2.330.0; the newest if empty. GitHub gives no jobs to old ones
+: "${RUNNER_SHA256:=}"        # of the package: with RUNNER_VERSION set too, GitHub's API is not asked
+: "${RUNNER_USER:=github-runner}"
 : "${RUNNER_DIR:=/opt/actions-runner}"
 : "${RUNNER_TOKEN_TIMEOUT:=300}" # seconds to go on asking for the token
-: "${CREDENTIALS_TIMEOUT:=200}"  # seconds to wait for the role's credentials
-: "${CLOCK_TIMEOUT:=120}"        # seconds to wait for the right time
-: "${RETRY_MS:=2000}"            # the first wait between two tries, and the most jitter added to Retry-After
-: "${SIGNER:=auto}"              # curl or openssl
 
-# Other places for what is fetched and written: mirrors, GHES without internet access, tests.
+# Other places for what is fetched and written: mirrors, tests.
 : "${IMDS_URL:=http://169.254.169.254}"
 : "${RELEASES_URL:=https://api.github.com/repos/actions/runner/releases}"
 : "${DOWNLOAD_URL:=https://github.com/actions/runner/releases/download}"
-: "${HOOK_DIR:=/opt/runner-token-broker}"
-: "${UNIT_DIR:=/etc/systemd/system}"
+: "${HOOK:=/usr/local/sbin/github-runner}"
+: "${UNIT:=/etc/systemd/system/github-runner.service}"
 
 log() { printf 'runner: %s\n' "$*" >&2; }
 die() { local status=$1; shift; log "$*"; exit "$status"; }
 
-need() { # need VARIABLE PATTERN EXPLANATION
-  [[ ${!1} =~ ^($2)$ ]] && return
-  [[ -n ${!1} ]] || die 2 "$1 is not set: $3"
-  die 2 "$1 is malformed: $3"
+need() { # need VARIABLE PATTERN WHAT
+  [[ ! ${!1} =~ ^($2)$ ]] || return 0
+  if [[ -n ${!1} ]]; then bad+=("$1 is malformed: set it to $3"); else bad+=("$1 is not set: set it to $3"); fi
 }
 
 check_settings() {
+  local bad=()
   API_URL=${API_URL%/}
   need API_URL 'https://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._-]+)*|http://(127\.0\.0\.1|localhost)(:[0-9]+)?' \
-    "set it to the stack's output ApiUrl, https://..."
+    "the stack's output ApiUrl, https://..."
   need TARGET '(orgs|enterprises)/[a-z0-9][a-z0-9_-]*|repos/[a-z0-9][a-z0-9_-]*/[a-z0-9._-]+' \
-    'set it to orgs/ORG, repos/OWNER/REPOSITORY or enterprises/ENTERPRISE, in lower case'
-  need REGION '[a-z]{2}(-[a-z]+)+-[0-9]+' "set it to the API's AWS region, such as eu-central-1"
-  need RUNNER_LABELS '|[^,[:space:]]+(,[^,[:space:]]+)*' 'set it to labels separated by commas, without spaces'
-  need RUNNER_EPHEMERAL 'true|false' 'set it to true or false'
-  need RUNNER_VERSION '|[0-9]+\.[0-9]+\.[0-9]+' 'set it to a version such as 2.330.0, or leave it empty'
-  need RUNNER_SHA256 '|[0-9a-f]{64}' 'set it to 64 hexadecimal digits, or leave it empty'
-  need RUNNER_USER '[a-z_][a-z0-9_-]*' 'set it to a name for a user'
-  need RUNNER_DIR '/[A-Za-z0-9._/-]+' 'set it to an absolute path without spaces'
-  need HOOK_DIR '/[A-Za-z0-9._/-]+' 'set it to an absolute path without spaces'
-  need SIGNER 'auto|curl|openssl' 'set it to auto, curl or openssl'
-  local name
-  for name in RUNNER_TOKEN_TIMEOUT CREDENTIALS_TIMEOUT CLOCK_TIMEOUT RETRY_MS; do
-    need "$name" '[1-9][0-9]{0,5}' 'set it to a whole number above 0'
-  done
-  [[ -z $RUNNER_SHA256 || -n $RUNNER_VERSION ]] || die 2 'RUNNER_VERSION is not set: RUNNER_SHA256 is of one version, say of which'
-  if [[ $mode == run && $EUID != 0 && $RUNNER_USER != "$(id -un)" ]]; then
-    die 2 'RUNNER_USER is another user: run this as root, as user data does'
+    'orgs/ORG, repos/OWNER/REPOSITORY or enterprises/ENTERPRISE, in lower case'
+  need REGION '[a-z]{2}(-[a-z]+)+-[0-9]+' "the API's AWS Region, such as eu-central-1"
+  # " \ and % would mean something in the unit
+  need RUNNER_LABELS '|[^[:space:],"\%]+(,[^[:space:],"\%]+)*' 'labels separated by commas, without spaces'
+  need RUNNER_GROUP '[^"\%]*' 'the name of a runner group'
+  need RUNNER_EPHEMERAL 'true|false' 'true or false'
+  need RUNNER_VERSION '|[0-9]+\.[0-9]+\.[0-9]+' 'a version such as 2.330.0'
+  need RUNNER_USER '[a-z_][a-z0-9_-]*' 'a name for a user'
+  need RUNNER_DIR '/[A-Za-z0-9._/-]+' 'an absolute path without spaces'
+  need RUNNER_TOKEN_TIMEOUT '[1-9][0-9]{0,4}' 'a number of seconds'
+  if [[ $mode == run ]]; then
+    [[ $EUID == 0 || $RUNNER_USER == "$(id -un)" ]] || bad+=('RUNNER_USER is another user: run this as root')
+    [[ $RUNNER_EPHEMERAL == true || -f $0 ]] || bad+=('RUNNER_EPHEMERAL is false: run this from a file, to be kept')
   fi
-  if [[ $mode == run && $RUNNER_EPHEMERAL == false && ! -f $0 ]]; then
-    die 2 'RUNNER_EPHEMERAL is false: run this from a file, which the shutdown hook needs a copy of'
-  fi
+  if ((${#bad[@]})); then printf 'runner: %s\n' "${bad[@]}" >&2; exit 2; fi
 }
 
-pause() { sleep "$(($1 / 1000)).$(printf %03d $(($1 % 1000)))"; } # milliseconds
-jitter() { echo $(((RANDOM * 32768 + RANDOM) % ($1 + 1))); }
-
-# imds PATH; the session token goes by stdin, as every secret here: arguments are for all to see, and before bash 5.1 a
-# here-document is a file.
-imds() {
+# Secrets go to curl by stdin: arguments are for all to see, and before bash 5.1 a here-document is a file.
+imds() { # imds PATH [OPTION ...]
+  local path=$1; shift
   printf 'header = "X-aws-ec2-metadata-token: %s"\n' "$imds_token" |
-    curl -qsf --noproxy '*' --connect-timeout 2 --max-time 5 -K - "$IMDS_URL/latest/meta-data/$1"
+    curl -qsf --noproxy '*' --connect-timeout 2 --max-time 5 -K - "$@" "$IMDS_URL/latest/$path"
 }
 
-field() { sed -n "s/.*\"$1\" *: *\"\([^\"]*\)\".*/\1/p" <<<"$2" | head -n 1; }
-secret_field() { printf '%s\n' "$2" | sed -n "s/.*\"$1\" *: *\"\([^\"]*\)\".*/\1/p"; } # no here-string: see imds
+field() { printf '%s\n' "$2" | sed -n "s/.*\"$1\" *: *\"\([^\"]*\)\".*/\1/p"; } # field NAME JSON
+header() { printf '%s\n' "$2" | sed -n "1,/^\r*$/s/^$1: *\([^\r]*\)\r*$/\1/Ip"; } # header NAME ANSWER
 
 read_credentials() {
-  local role
-  imds_token=$(curl -qsf --noproxy '*' --connect-timeout 2 --max-time 5 -X PUT \
-    -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' "$IMDS_URL/latest/api/token") && [[ -n $imds_token ]] || return
-  role=$(imds iam/security-credentials/) && role=${role%%$'\n'*} && [[ -n $role ]] || return
-  creds=$(imds "iam/security-credentials/$role") || return
-  access_key=$(secret_field AccessKeyId "$creds") secret_key=$(secret_field SecretAccessKey "$creds")
-  session_token=$(secret_field Token "$creds") creds=
+  local role iam=meta-data/iam/security-credentials
+  imds_token=''
+  imds_token=$(imds api/token -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300') && role=$(imds $iam/) &&
+    creds=$(imds "$iam/${role%%$'\n'*}") || return
+  access_key=$(field AccessKeyId "$creds") secret_key=$(field SecretAccessKey "$creds") session_token=$(field Token "$creds")
   [[ $access_key$secret_key$session_token =~ ^[A-Za-z0-9/+=_-]+$ && -n $access_key && -n $secret_key ]]
 }
 
-wait_for_credentials() { # at boot they are late
-  local end=$((SECONDS + CREDENTIALS_TIMEOUT))
-  until read_credentials; do
-    ((SECONDS < end)) || die 3 "no role credentials from $IMDS_URL after $CREDENTIALS_TIMEOUT s:" \
-      'attach an instance profile; in a container set the hop limit of IMDSv2 to 2'
-    pause "$RETRY_MS"
-  done
-}
-
-# A signature is good for five minutes. The time to agree with is the API's, from any answer of it.
-wait_for_clock() {
-  local end=$((SECONDS + CLOCK_TIMEOUT)) date theirs off
-  while :; do
-    date=$(curl -qsI --connect-timeout 5 --max-time 10 "$API_URL" | sed -n 's/^[Dd]ate: *\([^\r]*\).*/\1/p') || date=
-    theirs=$(date -u -d "${date:-invalid}" +%s 2>/dev/null) || return 0 # unknown: the signed request will tell
-    off=$(($(date +%s) - theirs))
-    ((${off#-} > 120)) || return 0
-    ((SECONDS < end)) || die 4 "the clock is off by $off s after $CLOCK_TIMEOUT s:" \
-      'make chrony or systemd-timesyncd reach a time server (Amazon: 169.254.169.123)'
-    log "the clock is off by $off s, waiting"
-    pause "$RETRY_MS"
-  done
-}
-
 # --- signer: POSIX sh and openssl, for curl without a good --aws-sigv4. It hashes only, and does the rest of HMAC
-# itself: openssl takes a key only as an argument.
+# itself: openssl takes keys as arguments only.
 sha256() { openssl dgst -sha256 -r | cut -c1-64; }
-hex() { od -An -v -tx1 | tr -d ' \n'; }
-octal() { # octal HEX MASK: HEX with each byte xor-ed, as printf's escapes, in $escapes; no process is started
+octal() { # octal HEX MASK: HEX with each byte xor-ed, as printf's escapes, in $escapes
   h=$1 escapes=
   while [ -n "$h" ]; do
     tail=${h#??}
@@ -135,17 +92,14 @@ octal() { # octal HEX MASK: HEX with each byte xor-ed, as printf's escapes, in $
     h=$tail
   done
 }
+# shellcheck disable=SC2059 # the format is the bytes
 hmac() { # hmac HEXKEY MESSAGE
   key=$1
-  # shellcheck disable=SC2059 # the format is the bytes, here and below
   [ ${#key} -le 128 ] || { octal "$key" 0; key=$(printf "$escapes" | sha256); }
   while [ ${#key} -lt 128 ]; do key=${key}00; done
   octal "$key" 0x36; inner_pad=$escapes
   octal "$key" 0x5c; outer_pad=$escapes
-  # shellcheck disable=SC2059
-  inner=$({ printf "$inner_pad"; printf %s "$2"; } | sha256)
-  octal "$inner" 0
-  # shellcheck disable=SC2059
+  octal "$({ printf "$inner_pad"; printf %s "$2"; } | sha256)" 0
   printf "$outer_pad$escapes" | sha256
 }
 authorization() { # authorization HOST PATH REGION YYYYMMDDTHHMMSSZ KEY SECRET TOKEN: the header of a POST of nothing
@@ -161,7 +115,7 @@ $headers
 $names
 $(printf '' | sha256)"
   scope="${4%T*}/$3/execute-api/aws4_request"
-  k=$(printf 'AWS4%s' "$6" | hex)
+  k=$(printf 'AWS4%s' "$6" | od -An -v -tx1 | tr -d ' \n')
   for part in "${4%T*}" "$3" execute-api aws4_request; do k=$(hmac "$k" "$part"); done
   signature=$(hmac "$k" "AWS4-HMAC-SHA256
 $4
@@ -172,95 +126,99 @@ $(printf %s "$request" | sha256)")
 # --- end of signer
 
 choose_signer() {
-  local help major minor
-  [[ $SIGNER == auto ]] || return 0
-  SIGNER=openssl
-  help=$(curl -q --help all 2>/dev/null) || help=
-  IFS=' .' read -r _ major minor _ < <(curl -q --version)
+  signer=curl
   # From 7.75 curl had the option, but did not sign the session token.
-  if [[ $help == *--aws-sigv4* ]] && ((major * 1000 + minor >= 7086)); then SIGNER=curl; fi
-  [[ $SIGNER == curl ]] || command -v openssl >/dev/null || die 2 'SIGNER cannot be chosen: install openssl or curl 7.86'
+  [[ $(curl -q --help all 2>&1) == *--aws-sigv4* && $(curl -q --version) =~ ^curl\ (7\.(8[6-9]|9)|[89]|1[0-9]) ]] && return
+  signer=openssl
+  command -v openssl >/dev/null || die 2 'openssl is missing: install it, or curl 7.86'
 }
 
-# post KIND SECONDS makes one signed request and prints what came, headers and all, then the status on a line of its own.
+# post KIND SECONDS makes one signed request, and prints headers, body and, on a line of its own, the status.
 post() {
-  local rest host path now sign=()
-  rest=${API_URL#*://} host=${rest%%/*}
-  path=${rest#"$host"}/$TARGET/actions/runners/$1
-  [[ $SIGNER == openssl ]] || sign=(--aws-sigv4 "aws:amz:$REGION:execute-api")
+  local url=$API_URL/$TARGET/actions/runners/$1 host path now sign=()
+  path=/${url#*://*/} host=${url#*://} host=${host%%/*}
+  [[ $signer == openssl ]] || sign=(--aws-sigv4 "aws:amz:$REGION:execute-api")
   {
-    if [[ $SIGNER == curl ]]; then
+    if [[ $signer == curl ]]; then
       printf 'user = "%s:%s"\n' "$access_key" "$secret_key"
     else
       now=$(date -u +%Y%m%dT%H%M%SZ)
       printf 'header = "x-amz-date: %s"\nheader = "authorization: %s"\n' "$now" \
         "$(authorization "$host" "$path" "$REGION" "$now" "$access_key" "$secret_key" "$session_token")"
     fi
-    # Only if there is one: some versions of curl sign an empty header and do not send it.
+    # Some versions of curl sign an empty header and do not send it.
     [[ -z $session_token ]] || printf 'header = "x-amz-security-token: %s"\n' "$session_token"
   } | curl -qsSi --suppress-connect-headers --connect-timeout 5 --max-time "$2" -K - "${sign[@]}" -d '' \
-    -w '\n%{http_code}' "$API_URL/$TARGET/actions/runners/$1"
+    -w '\n%{http_code}' "$url"
 }
 
-remedy() { # remedy STATUS CODE
-  case $2 in
+remedy() { # remedy CAUSE: a code of the service, a status of API Gateway, or a word
+  case $1 in
+    credentials) echo 'attach an instance profile; in a container set the hop limit of IMDSv2 to 2' ;;
+    clock) echo 'let chrony or systemd-timesyncd reach a time server (Amazon: 169.254.169.123)' ;;
     InvalidRequest) echo 'check TARGET: lower case, as GitHub has it' ;;
-    CallerNotAuthenticated) echo 'operator: a route has lost its authorizer, deploy the template again' ;;
+    CallerNotAuthenticated) echo 'operator: a route lost its authorizer, deploy the template again' ;;
     TargetNotAllowed) echo "operator: add $TARGET to AllowedTargets, or correct TARGET" ;;
-    TargetNotFound) echo 'check the spelling of TARGET and whether it was renamed; operator: can the PAT administer it?' ;;
-    CredentialMissing) echo 'operator: put the PAT into the secret, and let the function read it (role, KMS key)' ;;
+    TargetNotFound) echo 'check the spelling of TARGET, and whether it was renamed; operator: can the PAT administer it?' ;;
+    CredentialMissing) echo 'operator: put the PAT into the secret; may the function read it (role, KMS key)?' ;;
     CredentialRejected) echo 'operator: the PAT expired or was revoked, put a new one into the secret' ;;
-    CredentialForbidden) echo "operator: the PAT's scope, permission, SSO or token policy; the function's log names it" ;;
-    RateLimited) echo "GitHub's limit: wait; operator: another PAT owner, or fewer callers" ;;
-    Unavailable) echo 'GitHub or Secrets Manager is down: wait' ;;
-    ?*) echo "operator: look for the request_id in the function's log" ;;
-    *) case $1 in
-      403) echo "API Gateway refused, not the service: the role needs execute-api:Invoke on exactly this path" \
-        "(caller policy), REGION must be the API's, the clock right, and API_URL the stack's output" ;;
-      404) echo "API Gateway has no such path: set API_URL to the stack's output ApiUrl" ;;
-      429) echo "the stage's throttle: start fewer instances at once, or raise it" ;;
-      *) echo 'check API_URL, and the network between here and it' ;;
-    esac ;;
+    CredentialForbidden) echo "operator: the PAT's scope, permission, SSO or policy; the function's log names it" ;;
+    RateLimited) echo "wait; operator: fewer callers for one PAT" ;;
+    Unavailable) echo 'wait: GitHub or Secrets Manager is down' ;;
+    [A-Z]*) echo "operator: look for the request_id in the function's log" ;;
+    403) echo "API Gateway refused, not the service: let the role execute-api:Invoke exactly this path (caller policy);" \
+      "REGION must be the API's, API_URL the stack's output" ;;
+    404) echo "API Gateway has no such path: API_URL must be the stack's output" ;;
+    429) echo "the stage's throttle: start fewer at once, or raise it" ;;
+    *) echo 'check API_URL, and the network between here and it' ;;
   esac
 }
 
-# fetch KIND leaves the answer in $token and $runner_url. Credentials and signature are new for each try.
+uptime() { # in seconds; the clock, and $SECONDS with it, may be set meanwhile
+  local up
+  read -r up _ </proc/uptime
+  echo "${up%.*}"
+}
+
+# fetch KIND sets $token and $runner_url. Each try is signed anew, with the credentials of the moment.
 fetch() {
-  local end=$((SECONDS + RUNNER_TOKEN_TIMEOUT)) wait=$RETRY_MS left status code body error retry ms
+  local end wait=2 left signed curl status code cause why after theirs off nap
+  end=$(($(uptime) + RUNNER_TOKEN_TIMEOUT))
   while :; do
-    left=$((end - SECONDS)) retry='' status='' code='' error=0
-    ((left > 0)) || left=1
-    if ! read_credentials; then
-      error='no role credentials' ms=$(((wait + $(jitter "$wait")) / 2))
-    else
-      answer=$(post "$1" "$((left < 35 ? left : 35))") || error="curl's error $?"
+    left=$((end - $(uptime))) curl=0 after='' cause=credentials why='no role credentials'
+    if read_credentials; then
+      signed=$(date +%s)
+      answer=$(post "$1" $((left < 1 ? 1 : left < 35 ? left : 35))) || curl=$?
       status=${answer##*$'\n'} body=${answer#*$'\r\n\r\n'}
-      if [[ $error == 0 && $status =~ ^20[01]$ ]]; then
-        token=$(secret_field token "$body") runner_url=$(secret_field runner_url "$body") answer='' body=''
+      if [[ $curl/$status == 0/20[01] ]]; then
+        token=$(field token "$body") runner_url=$(field runner_url "$body")
         [[ $token =~ ^[A-Za-z0-9_-]+$ && $runner_url =~ ^https?://[^[:space:]]+$ ]] ||
           die 5 'the answer has no token: is API_URL the URL of this service?'
         return
       fi
-      code=$(field code "$body")
-      case $error/$status/$code in
-        0/429/* | 0/50[34]/* | 0/50[02]/) ;;
-        # Names, connecting, timeouts, answers cut off: the network. Certificates and the rest stay as they are.
-        *\ [5-7]/* | *\ 1[68]/* | *\ 28/* | *\ 35/* | *\ 5[256]/* | *\ 9[256]/*) status='' code='' ;;
-        0/*) die 5 "refused: $status ${code:-without a code}: $(field message "$body"). Remedy: $(remedy "$status" "$code")" ;;
-        *) die 5 "$error. Remedy: $(remedy '' '')" ;;
+      code=$(field code "$body") cause=${code:-$status} why="$status ${code:-without a code}: $(field message "$body")"
+      ((curl == 0)) || status='' code='' cause=network why="curl's error $curl"
+      case $curl/$status/$code in
+        0/429/* | 0/50[34]/* | 0/50[02]/) after=$(header retry-after "$answer") ;;
+        # The network: names, connecting, timeouts, answers cut off. Not certificates, which stay as they are.
+        [5-7]/* | 1[68]/* | 28/* | 35/* | 5[256]/* | 9[256]/*) ;;
+        *)
+          theirs=$(header date "$answer")
+          off=$((signed - $(date -d "${theirs:-now}" +%s)))
+          if [[ $cause != 403 ]] || ((${off#-} < 120)); then die 5 "refused: $why. Remedy: $(remedy "$cause")"; fi
+          cause=clock why="the clock is off by $off s" # and a signature good for five minutes
+          ;;
       esac
-      retry=$(sed -n '/^\r*$/q; s/^[Rr][Ee][Tt][Rr][Yy]-[Aa][Ff][Tt][Ee][Rr]: *\([0-9]\{1,6\}\)\r*$/\1/p' <<<"$answer")
-      if [[ -n $retry ]]; then
-        ms=$((10#$retry * 1000 + $(jitter "$RETRY_MS"))) # never before it
-      else
-        ms=$(((wait + $(jitter "$wait")) / 2))
-      fi
-      [[ $error != 0 ]] || error="$status ${code:-without a code}"
     fi
-    ((SECONDS + (ms + 999) / 1000 <= end)) || die 6 "no token within RUNNER_TOKEN_TIMEOUT=$RUNNER_TOKEN_TIMEOUT s: $error. Remedy: $(remedy "$status" "$code")"
-    log "no token yet: $error; next try in $ms ms"
-    pause "$ms"
-    wait=$((wait * 2 < 20000 ? wait * 2 : 20000))
+    nap=$((wait / 2 + RANDOM % (wait / 2 + 1)))
+    [[ ! $after =~ ^[0-9]{1,5}$ ]] || nap=$((10#$after + RANDOM % (10#$after / 4 + 2))) # never before it, nor all at once
+    if (($(uptime) + nap >= end)); then
+      case $cause in credentials) status=3 ;; clock) status=4 ;; *) status=6 ;; esac
+      die "$status" "no token within RUNNER_TOKEN_TIMEOUT=$RUNNER_TOKEN_TIMEOUT s: $why. Remedy: $(remedy "$cause")"
+    fi
+    log "no token yet: $why; next try in $nap s"
+    sleep "$nap.$((RANDOM % 10))"
+    wait=$((wait < 10 ? wait * 2 : 20))
   done
 }
 
@@ -269,115 +227,110 @@ as_runner() { # the environment goes on, without an argument
 }
 
 install_runner() {
-  local arch release package sum get=(curl -qsSfL --retry 5 --retry-delay 2 --connect-timeout 10)
-  [[ ! -e $RUNNER_DIR/.runner ]] || die 7 "there is a runner in $RUNNER_DIR already: remove it, or set RUNNER_DIR"
+  local arch release package sum=$RUNNER_SHA256 get=(curl -qsSfL --retry 5 --retry-delay 2 --connect-timeout 10)
+  [[ ! -e $RUNNER_DIR/.runner ]] || die 7 "RUNNER_DIR has a runner already: $RUNNER_DIR"
   case $(uname -m) in
     x86_64) arch=x64 ;;
     aarch64) arch=arm64 ;;
     *) die 7 "GitHub has no runner for $(uname -m)" ;;
   esac
-  sum=$RUNNER_SHA256
-  if [[ -z $sum ]]; then
-    release=$("${get[@]}" "$RELEASES_URL/${RUNNER_VERSION:+tags/v}${RUNNER_VERSION:-latest}") ||
-      die 7 "no release of the runner from $RELEASES_URL: set RUNNER_VERSION and RUNNER_SHA256 if GitHub limits this address"
+  if [[ -z $sum || -z $RUNNER_VERSION ]]; then
+    release=$("${get[@]}" "$RELEASES_URL/${RUNNER_VERSION:+tags/v}${RUNNER_VERSION:-latest}") || release=
     RUNNER_VERSION=$(field tag_name "$release")
     RUNNER_VERSION=${RUNNER_VERSION#v}
-    sum=$(sed -n "s/.*BEGIN SHA linux-$arch -->\([0-9a-f]\{64\}\)<.*/\1/p" <<<"$release")
-    [[ $RUNNER_VERSION =~ ^[0-9.]+$ && -n $sum ]] || die 7 'the release names no version or no checksum: set RUNNER_VERSION and RUNNER_SHA256'
+    sum=${sum:-$(printf '%s\n' "$release" | sed -n "s/.*BEGIN SHA linux-$arch -->\([0-9a-f]\{64\}\)<.*/\1/p")}
+    [[ $RUNNER_VERSION =~ ^[0-9.]+$ && -n $sum ]] ||
+      die 7 "no release with a checksum from $RELEASES_URL: set RUNNER_VERSION and RUNNER_SHA256"
   fi
   package=actions-runner-linux-$arch-$RUNNER_VERSION.tar.gz
   work=$(mktemp -d)
   "${get[@]}" -o "$work/$package" "$DOWNLOAD_URL/v$RUNNER_VERSION/$package" || die 7 "no package from $DOWNLOAD_URL"
-  printf '%s  %s\n' "$sum" "$work/$package" | sha256sum --check --status || die 7 "the checksum of $package is wrong: nothing of it was used"
-  id "$RUNNER_USER" >/dev/null 2>&1 || useradd --system --home-dir "$RUNNER_DIR" --no-create-home --shell /bin/bash "$RUNNER_USER"
+  printf '%s  %s\n' "$sum" "$work/$package" | sha256sum --check --status || die 7 "the checksum of $package is wrong: not used"
+  id "$RUNNER_USER" >/dev/null 2>&1 || useradd --system --home-dir "$RUNNER_DIR" --shell /bin/bash "$RUNNER_USER"
   mkdir -p "$RUNNER_DIR"
   tar -xzf "$work/$package" -C "$RUNNER_DIR" --no-same-owner
   rm -r "$work"
-  work=
   [[ $EUID != 0 ]] || chown -R "$RUNNER_USER:" "$RUNNER_DIR"
   cd "$RUNNER_DIR"
   if ! ldconfig -p 2>/dev/null | grep libicu >/dev/null; then # .NET needs it, and Amazon Linux 2023 comes without
     if command -v dnf >/dev/null; then dnf -qy install libicu >&2; else ./bin/installdependencies.sh >&2; fi ||
-      die 7 'the libraries that the runner needs cannot be installed'
+      die 7 'libicu, which the runner needs, cannot be installed'
   fi
 }
 
-configure_runner() {
-  local name args
-  name=$(imds instance-id) || name=
-  [[ -n $name ]] || die 3 "no instance id from $IMDS_URL"
-  args=(--unattended --replace --url "$runner_url" --name "$name")
-  [[ $RUNNER_EPHEMERAL == false ]] || args+=(--ephemeral)
-  [[ -z $RUNNER_LABELS ]] || args+=(--labels "$RUNNER_LABELS")
-  [[ -z $RUNNER_GROUP ]] || args+=(--runnergroup "$RUNNER_GROUP")
-  ACTIONS_RUNNER_INPUT_TOKEN=$token as_runner ./config.sh "${args[@]}" >&2 || die 8 'config.sh failed: see above, and _diag'
-  unset token access_key secret_key session_token # before a job can start
+register() {
+  local name once=()
+  [[ ! -e .runner ]] || return 0 # the instance stopped without leaving
+  fetch registration-token # last: it is good for an hour at most, and everything before takes its time
+  name=$(imds meta-data/instance-id) || die 3 "no instance id from $IMDS_URL"
+  [[ $RUNNER_EPHEMERAL == false ]] || once=(--ephemeral)
+  ACTIONS_RUNNER_INPUT_TOKEN=$token as_runner ./config.sh --unattended --replace --url "$runner_url" --name "$name" \
+    "${once[@]}" ${RUNNER_LABELS:+--labels "$RUNNER_LABELS"} ${RUNNER_GROUP:+--runnergroup "$RUNNER_GROUP"} >&2 ||
+    die 8 'config.sh failed: see above, and _diag'
 }
 
-# The unit does nothing but be stopped: when the instance shuts down, while the network is still there.
-install_hook() {
+# From here on jobs can write to RUNNER_DIR: root runs nothing there.
+remove() {
+  RUNNER_TOKEN_TIMEOUT=20 # it holds up the shutdown
+  as_runner rm -f .service # config.sh removes no runner that is a service
+  fetch remove-token
+  ACTIONS_RUNNER_INPUT_TOKEN=$token as_runner ./config.sh remove >&2 || die 8 'config.sh remove failed'
+}
+
+install_unit() {
   local name
-  mkdir -p "$HOOK_DIR"
-  install -m 700 "$script" "$HOOK_DIR/linux.sh"
-  for name in API_URL TARGET REGION RUNNER_USER RUNNER_DIR IMDS_URL SIGNER HOOK_DIR; do
-    printf '%s=%s\n' "$name" "${!name}"
-  done >"$HOOK_DIR/settings"
-  cat >"$UNIT_DIR/github-runner-remove.service" <<EOF
+  install -m 700 "$script" "$HOOK"
+  {
+    cat <<END
 [Unit]
-Description=Remove the GitHub runner when the instance stops
+Description=Register the GitHub runner, and remove it when the instance stops
 Wants=network-online.target
 After=network-online.target
+# Started before it, and therefore stopped after it.
+Before=$(<.service)
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-EnvironmentFile=$HOOK_DIR/settings
-Environment=RUNNER_TOKEN_TIMEOUT=20 CREDENTIALS_TIMEOUT=5 CLOCK_TIMEOUT=1
-ExecStart=/bin/true
-ExecStop=$HOOK_DIR/linux.sh --remove
-TimeoutStopSec=90
-
-[Install]
-WantedBy=multi-user.target
-EOF
+ExecStart=$HOOK --register
+ExecStop=$HOOK --remove
+TimeoutStopSec=60
+END
+    for name in API_URL TARGET REGION RUNNER_{LABELS,GROUP,EPHEMERAL,USER,DIR} IMDS_URL; do
+      printf 'Environment="%s=%s"\n' "$name" "${!name}"
+    done
+    printf '\n[Install]\nWantedBy=multi-user.target\n'
+  } >"$UNIT"
   systemctl daemon-reload
-  systemctl enable --now github-runner-remove.service >&2
+  systemctl enable --now "${UNIT##*/}" >&2
 }
 
 mode=run
 case ${1-} in
   '') ;;
-  --token-only) mode=token ;;
-  --remove) mode=remove ;;
-  *) die 2 "unknown argument: --token-only, --remove or none" ;;
+  --token-only | --register | --remove) mode=${1#--} ;; # the last two are the unit's
+  *) die 2 'unknown argument: --token-only or none' ;;
 esac
 work=
 trap '[[ -z $work ]] || rm -rf "$work"' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-script=$(realpath "$0" 2>/dev/null) || script=$0
 check_settings
 choose_signer
-wait_for_clock
-wait_for_credentials
 case $mode in
-  token)
+  token-only)
     fetch registration-token
     printf '%s\n' "$token"
     ;;
-  remove)
+  register | remove)
     cd "$RUNNER_DIR"
-    ./svc.sh stop >&2 || log 'the service did not stop'
-    ./svc.sh uninstall >&2 || log 'the service was not uninstalled' # config.sh removes no runner that is a service
-    fetch remove-token
-    ACTIONS_RUNNER_INPUT_TOKEN=$token as_runner ./config.sh remove >&2 || die 8 'config.sh remove failed'
+    "$mode"
     ;;
   run)
+    script=$(realpath "$0")
     install_runner
-    fetch registration-token # last, since it may be an hour old at most and everything before takes its time
-    configure_runner
-    if ! { ./svc.sh install "$RUNNER_USER" && ./svc.sh start; } >&2; then die 8 'the service did not start'; fi
-    [[ $RUNNER_EPHEMERAL == true ]] || install_hook
+    register
+    ./svc.sh install "$RUNNER_USER" >&2 || die 8 'the service was not installed'
+    [[ $RUNNER_EPHEMERAL == true ]] || install_unit
+    ./svc.sh start >&2 || die 8 'the service did not start'
     log 'the runner is registered and its service started'
     ;;
 esac
