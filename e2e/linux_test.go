@@ -123,6 +123,13 @@ esac`)
 	return b
 }
 
+// fail makes imds and api decide what goes wrong from now on, and counts the API's requests anew.
+func (b *boot) fail(imds func() int, api func() *http.Response) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.imds, b.api, b.posts = imds, api, 0
+}
+
 // write makes a program for sh.
 func (b *boot) write(t *testing.T, name, text string) {
 	t.Helper()
@@ -429,9 +436,7 @@ func TestLinuxFaults(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			os.Remove(filepath.Join(b.dir, "sleep"))
-			b.mu.Lock()
-			b.imds, b.api, b.posts = c.imds, c.api, 0
-			b.mu.Unlock()
+			b.fail(c.imds, c.api)
 			out, errs, status := b.run(t, []string{cmp.Or(c.env, "x=")}, linuxSH, "--token-only")
 			if c.posts == several && b.posts > 1 {
 				c.posts = b.posts
@@ -468,7 +473,7 @@ func TestLinuxWaits(t *testing.T) {
 	b := newBoot(t, credentials)
 	b.env = append(b.env, "PATH="+os.Getenv("PATH"))
 	var first time.Time
-	b.imds = func() int {
+	b.fail(func() int {
 		if first.IsZero() {
 			first = time.Now()
 		}
@@ -476,7 +481,7 @@ func TestLinuxWaits(t *testing.T) {
 			return http.StatusNotFound
 		}
 		return 0
-	}
+	}, nil)
 	if out, errs, status := b.run(t, nil, linuxSH, "--token-only"); status != 0 || out == "" || time.Since(first) < 10*time.Second {
 		t.Errorf("credentials 10 s late: exit %d\n%s", status, errs)
 	}
@@ -497,15 +502,12 @@ func TestLinuxWaits(t *testing.T) {
 		tries, status int // the clock is set after so many
 	}{{"an hour ahead, then set", "20", 2, 0}, {"an hour ahead", "3", 1e9, 4}} {
 		set("+1h")
-		b.mu.Lock()
-		b.posts = 0
-		b.api = func() *http.Response {
+		b.fail(nil, func() *http.Response {
 			if b.posts == c.tries {
 				set("+0")
 			}
 			return nil
-		}
-		b.mu.Unlock()
+		})
 		_, errs, status := b.run(t, []string{"RUNNER_TOKEN_TIMEOUT=" + c.timeout, "LD_PRELOAD=" + string(preload),
 			"FAKETIME_TIMESTAMP_FILE=" + clock, "FAKETIME_NO_CACHE=1"}, linuxSH, "--token-only")
 		if status != c.status || !strings.Contains(errs, "the clock is off by 36") {
@@ -523,10 +525,10 @@ func TestLinuxInterrupted(t *testing.T) {
 			env := []string{"HANG=x"}
 			if hang == "asking" {
 				env = append(env, "PATH="+os.Getenv("PATH")) // to sleep for as long as it says
-				b.api = func() *http.Response {
+				b.fail(nil, func() *http.Response {
 					asking <- struct{}{}
 					return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"15"}}}
-				}
+				})
 			}
 			cmd := b.command(t, env, linuxSH)
 			var out bytes.Buffer
