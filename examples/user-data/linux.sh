@@ -210,9 +210,10 @@ fetch() {
           ;;
       esac
     fi
-    nap=$((wait / 2 + RANDOM % (wait / 2 + 1)))
+    left=$((end - $(uptime))) nap=$((wait / 2 + RANDOM % (wait / 2 + 1)))
+    ((nap < left)) || nap=$left
     [[ ! $after =~ ^[0-9]{1,5}$ ]] || nap=$((10#$after + RANDOM % (10#$after / 4 + 2))) # never before it, nor all at once
-    if (($(uptime) + nap >= end)); then
+    if ((left < 1 || nap > left)); then
       case $cause in credentials) status=3 ;; clock) status=4 ;; *) status=6 ;; esac
       die "$status" "no token within RUNNER_TOKEN_TIMEOUT=$RUNNER_TOKEN_TIMEOUT s: $why. Remedy: $(remedy "$cause")"
     fi
