@@ -1,0 +1,505 @@
+package e2e_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"runner-token-broker/internal/local/secretsmanager"
+	"runner-token-broker/internal/local/sigv4"
+)
+
+// Not proven here: IAM itself, above all whether it sees a path before or after API Gateway decodes it.
+
+const (
+	examplesIAM   = "../examples/iam"
+	functionARN   = "arn:aws:lambda:eu-central-1:123456789012:function:runner-token-broker-TokenFunction-a1B2c3"
+	runnerRoleARN = "arn:aws:iam::210987654321:role/github-runner"
+	tokenRoleARN  = "arn:aws:iam::123456789012:role/runner-token"
+	instance      = "i-0123456789abcdef0"
+)
+
+// stack is what the template gives its callers: the managed policy, and the prefix for policies of their own.
+type stack struct {
+	callerPolicy json.RawMessage
+	prefix       string
+}
+
+func newStack(t *testing.T) stack {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), python(t), "-c",
+		"import json, sys; from samtranslator.yaml_helper import yaml_parse; json.dump(yaml_parse(sys.stdin.read()), sys.stdout)")
+	text, err := os.ReadFile("../template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(text), os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out = regexp.MustCompile(`\{"Fn::Sub": ("[^"]*")\}`).ReplaceAll(out, []byte("$1"))
+	resolved := strings.NewReplacer("${AWS::Partition}", "aws", "${AWS::Region}", region, "${AWS::AccountId}", "123456789012",
+		"${Api}", "a1b2c3d4e5", "${CallerTarget}", "orgs/acme").Replace(string(out))
+	var template struct {
+		Resources struct {
+			CallerPolicy struct {
+				Properties struct{ PolicyDocument json.RawMessage }
+			}
+		}
+		Outputs struct{ InvokeArnPrefix struct{ Value string } }
+	}
+	if err := json.Unmarshal([]byte(resolved), &template); err != nil {
+		t.Fatal(err)
+	}
+	return stack{template.Resources.CallerPolicy.Properties.PolicyDocument, template.Outputs.InvokeArnPrefix.Value}
+}
+
+// python is the interpreter that has the packages of requirements.txt.
+func python(t *testing.T) string {
+	return filepath.Join(filepath.Dir(tool(t, "moto_server")), "python")
+}
+
+// fill puts values for the placeholders.
+func (s stack) fill(text string) string {
+	return strings.NewReplacer("<InvokeArnPrefix>", s.prefix, "<FunctionArn>", functionARN, "<RunnerRoleArn>", runnerRoleARN,
+		"<TokenRoleArn>", tokenRoleARN, "<RunnerRole>", "github-runner", "<OrganizationId>", "o-a1b2c3d4e5").Replace(text)
+}
+
+// policy returns an example, filled in.
+func (s stack) policy(t *testing.T, name string) json.RawMessage {
+	t.Helper()
+	if name == "CallerPolicy" {
+		return s.callerPolicy
+	}
+	text, err := os.ReadFile(filepath.Join(examplesIAM, name+".json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return json.RawMessage(s.fill(string(text)))
+}
+
+// request is what IAM is asked when the README says `POST /orgs/...`.
+func (s stack) request(written string) string {
+	method, path, _ := strings.Cut(written, " /")
+	return strings.TrimSuffix(s.prefix, "POST/") + method + "/" + path
+}
+
+// evaluation is a request of the instance's role, or of another principal, and the policies that it meets.
+type evaluation struct {
+	Policy    json.RawMessage   `json:"policy,omitempty"` // of the principal
+	Trust     json.RawMessage   `json:"trust,omitempty"`  // of the role that is to be assumed
+	Principal string            `json:"principal"`
+	Action    string            `json:"action"`
+	Resource  string            `json:"resource"`
+	Account   string            `json:"account"` // of the resource
+	Context   map[string]string `json:"context,omitempty"`
+
+	situation string
+	allowed   bool // what is wanted
+}
+
+func invoke(policy json.RawMessage, resource, situation string, allowed bool) evaluation {
+	return evaluation{
+		Policy: policy, Principal: "arn:aws:sts::123456789012:assumed-role/github-runner/" + instance,
+		Action: "execute-api:Invoke", Resource: resource, Account: "123456789012", situation: situation, allowed: allowed,
+	}
+}
+
+func evaluate(t *testing.T, evaluations []evaluation) {
+	t.Helper()
+	in, err := json.Marshal(evaluations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "../@cloud-copilot/iam-simulate") // a package of npm, beside its programs
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), tool(t, "node"), "iam.mjs")
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(in), &stderr
+	out, err := cmd.Output()
+	var results []string
+	if err == nil {
+		err = json.Unmarshal(out, &results)
+	}
+	if err != nil || len(results) != len(evaluations) {
+		t.Fatalf("%v: %d results of %d\n%s", err, len(results), len(evaluations), &stderr)
+	}
+	allowed := 0
+	for i, e := range evaluations {
+		if results[i] == "Allowed" {
+			allowed++
+		} else if !strings.HasSuffix(results[i], "Denied") {
+			t.Errorf("%s: not evaluated: %s", e.situation, results[i])
+			continue
+		}
+		if (results[i] == "Allowed") != e.allowed {
+			t.Errorf("%s: %s on %s is %s", e.situation, e.Action, e.Resource, results[i])
+		}
+	}
+	t.Logf("%d evaluations, %d of them allowed", len(evaluations), allowed)
+}
+
+// table returns the rows, without backticks, of the README's one table whose header begins with the name.
+func table(t *testing.T, name string) [][]string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(examplesIAM, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(text), "\n| "+name+" |")
+	rest, _, _ = strings.Cut("| "+name+" |"+rest, "\n\n")
+	var rows [][]string
+	for line := range strings.Lines(rest) {
+		rows = append(rows, strings.Split(strings.ReplaceAll(strings.Trim(line, "| \n"), "`", ""), " | "))
+	}
+	if !ok || len(rows) < 3 {
+		t.Fatalf("the README has no table with the header %q", name)
+	}
+	return slices.Delete(rows, 1, 2)
+}
+
+func TestIAMExamplesLetThroughWhatTheirREADMESays(t *testing.T) {
+	s := newStack(t)
+	rows := table(t, "request")
+	var evaluations []evaluation
+	for column, name := range rows[0][1:] {
+		policy := s.policy(t, name)
+		for _, row := range rows[1:] {
+			resource, allowed := s.request(row[0]), row[1+column] == "yes"
+			evaluations = append(evaluations, invoke(policy, resource, name, allowed))
+			for _, change := range [][2]string{
+				{"a1b2c3d4e5", "z9y8x7w6v5"}, {"123456789012", "210987654321"}, {region, "us-east-1"}, {"$default", "test"},
+			} {
+				evaluations = append(evaluations, invoke(policy, strings.Replace(resource, change[0], change[1], 1), name, false))
+			}
+		}
+	}
+
+	direct := invoke(s.policy(t, "lambda-invoke"), functionARN, "lambda-invoke", true)
+	direct.Action = "lambda:InvokeFunction"
+	evaluations = append(evaluations, direct)
+	direct.allowed, direct.Resource = false, functionARN+"-other"
+	evaluations = append(evaluations, direct)
+	direct.Action, direct.Resource = "lambda:GetFunction", functionARN
+	evaluate(t, append(evaluations, direct))
+}
+
+// That the function refuses what such statements let through in another spelling: TestPathIsGitHubsByteForByte.
+func TestIAMStatementsNotToWriteLetThroughWhatTheirREADMESays(t *testing.T) {
+	s := newStack(t)
+	statement := func(text string) json.RawMessage {
+		var statements []map[string]any
+		if err := json.Unmarshal([]byte("["+s.fill(text)+"]"), &statements); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		for _, statement := range statements {
+			if statement["Effect"] == nil {
+				statement["Effect"] = "Allow"
+			}
+			if statement["Action"] == nil {
+				statement["Action"] = "execute-api:Invoke"
+			}
+		}
+		policy, err := json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": statements})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return policy
+	}
+	org := s.policy(t, "org")
+	var evaluations []evaluation
+	for _, row := range table(t, "statement")[1:] {
+		e := invoke(statement(row[0]), row[1], row[0], true)
+		switch {
+		case strings.HasPrefix(row[1], "execute-api:"):
+			e.Action, e.Resource = row[1], s.request("POST /orgs/acme/actions/runners/registration-token")
+		case !strings.HasPrefix(row[1], "arn:"):
+			e.Resource = s.request(row[1])
+		}
+		evaluations = append(evaluations, e)
+		e.Policy, e.situation, e.allowed = org, "org", false // what should be written
+		evaluations = append(evaluations, e)
+	}
+	for _, row := range table(t, "resource")[1:] {
+		policy := statement(fmt.Sprintf(`{"Resource": %q}`, row[0]))
+		for _, request := range table(t, "request")[1:] {
+			if !strings.HasSuffix(request[0], "/") { // there is no such route
+				evaluations = append(evaluations, invoke(policy, s.request(request[0]), row[0], false))
+			}
+		}
+	}
+	evaluate(t, evaluations)
+}
+
+func TestIAMRoleIsAssumedFromTheOtherAccountAlone(t *testing.T) {
+	s := newStack(t)
+	right := evaluation{
+		Policy: s.policy(t, "cross-account-caller"), Principal: "arn:aws:sts::210987654321:assumed-role/github-runner/" + instance,
+		Action: "sts:AssumeRole", Resource: tokenRoleARN, Account: "123456789012", allowed: true,
+		Context: map[string]string{
+			"aws:userid": "AROAEXAMPLE:" + instance, "sts:RoleSessionName": instance,
+			"aws:PrincipalArn": runnerRoleARN, "aws:PrincipalOrgID": "o-a1b2c3d4e5",
+		},
+	}
+	with := func(key, value string) evaluation {
+		e := right
+		e.Context = maps.Clone(right.Context)
+		e.Context[key] = value
+		return e
+	}
+	by := func(account, role string) evaluation {
+		e := with("aws:PrincipalArn", "arn:aws:iam::"+account+":role/"+role)
+		e.Principal = "arn:aws:sts::" + account + ":assumed-role/" + role + "/" + instance
+		return e
+	}
+	withoutPolicy, another := right, right
+	withoutPolicy.Policy = s.policy(t, "org")
+	another.Resource += "-other"
+	var evaluations []evaluation
+	for _, c := range []struct {
+		situation string
+		evaluation
+		one, organization bool // what the trust policy for one role, and that for the organization, should allow
+	}{
+		{"the right role", right, true, true},
+		{"another role", by("210987654321", "admin"), false, false},
+		{"that role in a third account", by("321098765432", "github-runner"), false, true},
+		{"another organization", with("aws:PrincipalOrgID", "o-z9y8x7w6v5"), true, false},
+		{"the session is named as another instance", with("sts:RoleSessionName", "i-0fedcba9876543210"), false, false},
+		{"the session is named as the end of its own", with("sts:RoleSessionName", "f0"), false, false},
+		{"the caller's account does not let it", withoutPolicy, false, false},
+		{"another role is wanted", another, false, false},
+	} {
+		allows := map[string]bool{"cross-account-trust": c.one, "cross-account-trust-organization": c.organization}
+		for trust, allowed := range allows {
+			e := c.evaluation
+			e.Trust, e.allowed, e.situation = s.policy(t, trust), allowed, trust+": "+c.situation
+			evaluations = append(evaluations, e)
+		}
+	}
+	evaluate(t, evaluations)
+}
+
+func TestIAMExamplesAreValid(t *testing.T) {
+	s := newStack(t)
+	files, err := filepath.Glob(filepath.Join(examplesIAM, "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(err, "no files")
+	}
+	resource := func(kind string, properties map[string]any) map[string]any {
+		return map[string]any{"Type": "AWS::IAM::" + kind, "Properties": properties}
+	}
+	// Each is what the other should be, to see that cfn-lint looks.
+	resources := map[string]any{
+		"BrokenPolicy": resource("ManagedPolicy", map[string]any{"PolicyDocument": s.policy(t, "cross-account-trust")}),
+		"BrokenTrust":  resource("Role", map[string]any{"AssumeRolePolicyDocument": s.policy(t, "org")}),
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".json")
+		document := s.policy(t, name)
+		if regexp.MustCompile(`<\w+>`).Match(document) {
+			t.Errorf("%s has a placeholder that the test does not know", name)
+		}
+		id := strings.ReplaceAll(name, "-", "")
+		if strings.Contains(name, "-trust") {
+			resources[id] = resource("Role", map[string]any{"AssumeRolePolicyDocument": document})
+		} else {
+			resources[id] = resource("ManagedPolicy", map[string]any{"PolicyDocument": document})
+		}
+	}
+	template, err := json.Marshal(map[string]any{"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), tool(t, "cfn-lint"), "--format", "json", "--include-checks", "I", "--regions", region)
+	cmd.Stdin = bytes.NewReader(template)
+	out, _ := cmd.Output() // whose exit status says what was found
+	var found []struct {
+		Rule     struct{ ID string }
+		Message  string
+		Location struct{ Path []any }
+	}
+	if err := json.Unmarshal(out, &found); err != nil {
+		t.Fatalf("cfn-lint: %v\n%s", err, out)
+	}
+	broken := map[any]bool{}
+	for _, f := range found {
+		if len(f.Location.Path) < 2 || !strings.HasPrefix(fmt.Sprint(f.Location.Path[1]), "Broken") {
+			t.Errorf("%s %v: %s", f.Rule.ID, f.Location.Path, f.Message)
+			continue
+		}
+		broken[f.Location.Path[1]] = true
+	}
+	if len(broken) != 2 {
+		t.Errorf("cfn-lint finds fault with %v only", broken)
+	}
+}
+
+// The README's commands, one after the other, against Moto's IAM, STS and CloudFormation, and a token with what STS gave.
+// Moto enforces no policies and is one account here; that is for the tests above.
+func TestIAMCommandsOfTheREADMEGetATokenByAnAssumedRole(t *testing.T) {
+	s := newStack(t)
+	text, err := os.ReadFile(filepath.Join(examplesIAM, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	scripts := regexp.MustCompile("(?s)```bash\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(scripts) != 3 {
+		t.Fatalf("the README has %d blocks of bash", len(scripts))
+	}
+
+	moto := startMoto(t)
+	sh := awsShell(t)
+	fill := strings.NewReplacer("ROLE_OF_YOUR_RUNNERS", "github-runner", "RUNNER_ACCOUNT", "123456789012",
+		"API_ACCOUNT", "123456789012").Replace
+	setUp := sh(moto.url, credentials, fmt.Sprintf(`
+aws cloudformation create-stack --stack-name runner-token-broker --template-body '{"Resources": {
+  "Log": {"Type": "AWS::Logs::LogGroup"}}, "Outputs": {"InvokeArnPrefix": {"Value": "%s"}, "Other": {"Value": "other"}}}' >&2
+aws iam create-role --role-name github-runner --assume-role-policy-document '{}' >&2
+{
+%s
+%s
+} >&2
+aws iam get-role-policy --role-name github-runner --policy-name runner-token --query PolicyDocument
+aws iam get-role --role-name runner-token --query Role.AssumeRolePolicyDocument
+aws iam get-role-policy --role-name runner-token --policy-name runner-token --query PolicyDocument
+aws iam get-role-policy --role-name github-runner --policy-name assume-runner-token --query PolicyDocument
+aws sts assume-role --role-arn arn:aws:iam::123456789012:role/github-runner --role-session-name %s --query Credentials
+`, s.prefix, fill(scripts[0][1]), fill(scripts[1][1]), instance))
+	written := json.NewDecoder(strings.NewReader(setUp))
+	next := func(v any) {
+		t.Helper()
+		if err := written.Decode(v); err != nil {
+			t.Fatalf("%v\n%s", err, setUp)
+		}
+	}
+	for _, name := range []string{"org", "cross-account-trust", "org", "cross-account-caller"} {
+		var got, want any
+		next(&got)
+		filled := bytes.ReplaceAll(s.policy(t, name), []byte("210987654321"), []byte("123456789012"))
+		if err := json.Unmarshal(bytes.ReplaceAll(filled, []byte("acme"), []byte("your-org")), &want); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s became %v, want %v", name, got, want)
+		}
+	}
+	var fromIMDS stsCredentials
+	next(&fromIMDS)
+
+	pats := newPATs(1)
+	secrets := secretsmanager.New(region, credentials)
+	secrets.Put("github-pat", pats[0])
+	serve := func(h http.Handler) string {
+		server := httptest.NewServer(h)
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	f := startFunction(t, pats, map[string]string{
+		"GITHUB_SECRET_ID": "github-pat", "AWS_ENDPOINT_URL_SECRETS_MANAGER": serve(secrets),
+	})
+
+	parse := func(rawURL string) *url.URL {
+		u, err := url.Parse(rawURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	// The local API Gateway knows one caller, so its signature is made anew when the assumed role's was right.
+	answered := make(chan aws.Credentials, 1)
+	sts := httputil.NewSingleHostReverseProxy(parse(moto.url))
+	sts.ModifyResponse = func(r *http.Response) error {
+		body, err := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		var answer struct {
+			Credentials stsCredentials `xml:"AssumeRoleResult>Credentials"`
+			ARN         string         `xml:"AssumeRoleResult>AssumedRoleUser>Arn"`
+		}
+		if err == nil && xml.Unmarshal(body, &answer) == nil && answer.ARN != "" {
+			if want := "arn:aws:sts::123456789012:assumed-role/runner-token/" + instance; answer.ARN != want {
+				t.Errorf("the caller is %s, want %s", answer.ARN, want)
+			}
+			answered <- answer.Credentials.aws()
+		}
+		return err
+	}
+	upstream := parse(f.url)
+	gateway := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(upstream)
+		if err := sigv4.Sign(r.Out, nil, credentials, region, "execute-api"); err != nil {
+			t.Error(err)
+		}
+	}}
+	api := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		verifier := sigv4.Verifier{Region: region, Service: "execute-api"}
+		select {
+		case verifier.Credentials = <-answered:
+		default:
+		}
+		if err := verifier.Verify(r, nil); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		gateway.ServeHTTP(w, r)
+	}))
+	script := fmt.Sprintf("TOKEN_ROLE_ARN=%s REGION=%s API_URL=%s\n%s\nprintf %%s \"$token\"", tokenRoleARN, region, api,
+		strings.ReplaceAll(scripts[2][1], "your-org", "acme"))
+	got := sh(serve(sts), fromIMDS.aws(), script)
+	if tokens := f.github.Tokens(); len(tokens) != 1 || got != tokens[0].Reveal() {
+		t.Errorf("the script got %q", got)
+	}
+}
+
+type stsCredentials struct{ AccessKeyId, SecretAccessKey, SessionToken string }
+
+func (c stsCredentials) aws() aws.Credentials {
+	return aws.Credentials{AccessKeyID: c.AccessKeyId, SecretAccessKey: c.SecretAccessKey, SessionToken: c.SessionToken}
+}
+
+// awsShell runs a script beside the examples, with the aws of aws.py, and returns what it printed.
+func awsShell(t *testing.T) func(endpoint string, c aws.Credentials, script string) string {
+	t.Helper()
+	program, err := filepath.Abs("aws.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	command := fmt.Sprintf("#!/bin/sh\nexec %q %q \"$@\"\n", python(t), program)
+	if err := os.WriteFile(filepath.Join(bin, "aws"), []byte(command), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := bin + ":" + filepath.Dir(tool(t, "curl")) + ":" + os.Getenv("PATH")
+	return func(endpoint string, c aws.Credentials, script string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail")
+		cmd.Dir = examplesIAM
+		cmd.Stdin = strings.NewReader(script)
+		cmd.Env = append(withoutAWS(), "PATH="+path, "AWS_ENDPOINT_URL="+endpoint, "AWS_DEFAULT_REGION="+region,
+			"AWS_ACCESS_KEY_ID="+c.AccessKeyID, "AWS_SECRET_ACCESS_KEY="+c.SecretAccessKey, "AWS_SESSION_TOKEN="+c.SessionToken)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%v\n%s\n%s", err, out, &stderr)
+		}
+		return string(out)
+	}
+}
