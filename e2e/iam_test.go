@@ -22,7 +22,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
-	"runner-token-broker/internal/local/secretsmanager"
 	"runner-token-broker/internal/local/sigv4"
 )
 
@@ -33,7 +32,6 @@ const (
 	functionARN   = "arn:aws:lambda:eu-central-1:123456789012:function:runner-token-broker-TokenFunction-a1B2c3"
 	runnerRoleARN = "arn:aws:iam::210987654321:role/github-runner"
 	tokenRoleARN  = "arn:aws:iam::123456789012:role/runner-token"
-	instance      = "i-0123456789abcdef0"
 )
 
 // stack is what the template gives its callers: the managed policy, and the prefix for policies of their own.
@@ -118,7 +116,7 @@ type evaluation struct {
 
 func invoke(policy json.RawMessage, resource, situation string, allowed bool) evaluation {
 	return evaluation{
-		Policy: policy, Principal: "arn:aws:sts::123456789012:assumed-role/github-runner/" + instance,
+		Policy: policy, Principal: "arn:aws:sts::123456789012:assumed-role/github-runner/" + instanceID,
 		Action: "execute-api:Invoke", Resource: resource, Account: "123456789012", situation: situation, allowed: allowed,
 	}
 }
@@ -251,10 +249,10 @@ func TestIAMStatementsNotToWriteLetThroughWhatTheirREADMESays(t *testing.T) {
 func TestIAMRoleIsAssumedFromTheOtherAccountAlone(t *testing.T) {
 	s := newStack(t)
 	right := evaluation{
-		Policy: s.policy(t, "cross-account-caller"), Principal: "arn:aws:sts::210987654321:assumed-role/github-runner/" + instance,
+		Policy: s.policy(t, "cross-account-caller"), Principal: "arn:aws:sts::210987654321:assumed-role/github-runner/" + instanceID,
 		Action: "sts:AssumeRole", Resource: tokenRoleARN, Account: "123456789012", allowed: true,
 		Context: map[string]string{
-			"aws:userid": "AROAEXAMPLE:" + instance, "sts:RoleSessionName": instance,
+			"aws:userid": "AROAEXAMPLE:" + instanceID, "sts:RoleSessionName": instanceID,
 			"aws:PrincipalArn": runnerRoleARN, "aws:PrincipalOrgID": "o-a1b2c3d4e5",
 		},
 	}
@@ -266,7 +264,7 @@ func TestIAMRoleIsAssumedFromTheOtherAccountAlone(t *testing.T) {
 	}
 	by := func(account, role string) evaluation {
 		e := with("aws:PrincipalArn", "arn:aws:iam::"+account+":role/"+role)
-		e.Principal = "arn:aws:sts::" + account + ":assumed-role/" + role + "/" + instance
+		e.Principal = "arn:aws:sts::" + account + ":assumed-role/" + role + "/" + instanceID
 		return e
 	}
 	withoutPolicy, another := right, right
@@ -382,7 +380,7 @@ aws iam get-role --role-name runner-token --query Role.AssumeRolePolicyDocument
 aws iam get-role-policy --role-name runner-token --policy-name runner-token --query PolicyDocument
 aws iam get-role-policy --role-name github-runner --policy-name assume-runner-token --query PolicyDocument
 aws sts assume-role --role-arn arn:aws:iam::123456789012:role/github-runner --role-session-name %s --query Credentials
-`, s.prefix, fill(scripts[0][1]), fill(scripts[1][1]), instance))
+`, s.prefix, fill(scripts[0][1]), fill(scripts[1][1]), instanceID))
 	written := json.NewDecoder(strings.NewReader(setUp))
 	next := func(v any) {
 		t.Helper()
@@ -405,16 +403,12 @@ aws sts assume-role --role-arn arn:aws:iam::123456789012:role/github-runner --ro
 	next(&fromIMDS)
 
 	pats := newPATs(1)
-	secrets := secretsmanager.New(region, credentials)
-	secrets.Put("github-pat", pats[0])
 	serve := func(h http.Handler) string {
 		server := httptest.NewServer(h)
 		t.Cleanup(server.Close)
 		return server.URL
 	}
-	f := startFunction(t, pats, map[string]string{
-		"GITHUB_SECRET_ID": "github-pat", "AWS_ENDPOINT_URL_SECRETS_MANAGER": serve(secrets),
-	})
+	f := startFunction(t, pats, secretsManager(t, pats[0]))
 
 	parse := func(rawURL string) *url.URL {
 		u, err := url.Parse(rawURL)
@@ -434,7 +428,7 @@ aws sts assume-role --role-arn arn:aws:iam::123456789012:role/github-runner --ro
 			ARN         string         `xml:"AssumeRoleResult>AssumedRoleUser>Arn"`
 		}
 		if err == nil && xml.Unmarshal(body, &answer) == nil && answer.ARN != "" {
-			if want := "arn:aws:sts::123456789012:assumed-role/runner-token/" + instance; answer.ARN != want {
+			if want := "arn:aws:sts::123456789012:assumed-role/runner-token/" + instanceID; answer.ARN != want {
 				t.Errorf("the caller is %s, want %s", answer.ARN, want)
 			}
 			answered <- answer.Credentials.aws()
