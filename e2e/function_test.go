@@ -74,7 +74,7 @@ func startFunction(t *testing.T, pats []secret.Value, env map[string]string) *fu
 	t.Cleanup(gh.Close)
 
 	env = maps.Clone(env)
-	env["ALLOWED_TARGETS"] = "orgs/acme,repos/acme/*"
+	env["ALLOWED_TARGETS"] = "orgs/acme,repos/acme/*,enterprises/acme-corp"
 	env["GITHUB_API_URL"] = gh.URL
 	service, err := lambda.Start(lambda.Function{
 		Path:        filepath.Join("..", ".build", "local", "bootstrap"),
