@@ -1,6 +1,7 @@
 // Command local is the function on a laptop: the built binary under a local Lambda and API Gateway, reading its
 // credential from a local Secrets Manager. It stands behind make token and make run. GitHub is a stand-in, or the real
-// one if GITHUB_PAT is in the environment.
+// one if GITHUB_PAT is in the environment. Behind make sam-invoke and make sam-api it is these two without the others:
+// SAM runs the function.
 //
 // It does not know the template: IAM policies, throttling, alarms and everything else that CloudFormation makes are seen
 // on AWS only. See the packages beside it for what each of them leaves out.
@@ -38,10 +39,13 @@ func command(ctx context.Context, args []string, getenv func(string) string, std
 		say.Print(err)
 		return 2
 	}
-	if s.mode == "token" {
+	switch s.mode {
+	case "token":
 		err = token(ctx, s, stdout, stderr)
-	} else {
+	case "run":
 		err = run(ctx, s, stderr)
+	case "sam":
+		err = sam(ctx, s, stdout, stderr)
 	}
 	switch {
 	case err == nil, s.mode == "run" && ctx.Err() != nil:

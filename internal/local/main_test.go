@@ -180,7 +180,7 @@ func TestWrongSettingsAreNamedWithTheRemedy(t *testing.T) {
 			t.Errorf("%s: the PAT is printed", test.mode)
 		}
 	}
-	for _, args := range [][]string{nil, {"token"}, {"token", "-function"}, {"token", "-nonsense"}, {"token", "-function", "x", "y"}} {
+	for _, args := range [][]string{nil, {"sam"}, {"token"}, {"token", "-function"}, {"token", "-nonsense"}, {"token", "-function", "x", "y"}} {
 		errs := newOutput()
 		if status := command(t.Context(), args, func(string) string { return "" }, io.Discard, errs); status != 2 || !strings.Contains(errs.String(), "usage") {
 			t.Errorf("%v: exit %d, %s", args, status, errs)
@@ -310,6 +310,54 @@ func TestRunServesUntilItIsStopped(t *testing.T) {
 			conn.Close()
 			t.Errorf("after %s it still listens", signal)
 		}
+	}
+}
+
+// A shell takes SAM's place.
+func TestSAMIsGivenWhatTheFunctionNeedsAndNoMore(t *testing.T) {
+	t.Setenv("AWS_PROFILE", "developer")
+	t.Setenv("ALLOWED_TARGETS", "orgs/acme")
+	for _, pat := range []string{"", "ghp_onlyforgithub"} {
+		t.Setenv("GITHUB_PAT", pat)
+		out, errs := newOutput(), newOutput()
+		if status := command(t.Context(), []string{"sam", "sh", "-c", `echo "$@"; env`, "sh", "local"}, os.Getenv, out, errs); status != 0 {
+			t.Fatalf("exit %d: %s", status, errs)
+		}
+		for _, want := range []string{
+			`^local --add-host localhost:host-gateway\n`, `\nAWS_ENDPOINT_URL_SECRETS_MANAGER=http://localhost:\d+\n`, `\nGITHUB_SECRET_ID=local/github-pat\n`,
+			`\nALLOWED_TARGETS=orgs/acme\n`, `\nAWS_ACCESS_KEY_ID=ASIA`,
+		} {
+			if !regexp.MustCompile(want).MatchString(out.String()) {
+				t.Errorf("GITHUB_PAT %q: no %s in %s", pat, want, out)
+			}
+		}
+		if standIn := strings.Contains(out.String(), "\nGITHUB_API_URL=http://localhost:"); standIn != (pat == "") {
+			t.Errorf("GITHUB_PAT %q: GitHub is a stand-in: %t", pat, standIn)
+		}
+		if strings.Contains(out.String(), "AWS_PROFILE") || strings.Contains(out.String()+errs.String(), "ghp_") {
+			t.Errorf("GITHUB_PAT %q: more than it needs: %s", pat, out)
+		}
+	}
+}
+
+func TestSAMIsInterruptedAndItsStatusCounts(t *testing.T) {
+	const script = `trap 'echo ended; exit %d' INT; echo ready; while :; do sleep 0.1; done`
+	for exit, want := range map[int]int{0: 0, 3: 1} {
+		ctx, stop := context.WithCancel(t.Context())
+		out, errs := newOutput(), newOutput()
+		status := make(chan int, 1)
+		go func() {
+			status <- command(ctx, []string{"sam", "sh", "-c", fmt.Sprintf(script, exit)}, func(string) string { return "" }, out, errs)
+		}()
+		out.wait(t, "ready")
+		stop()
+		if got := <-status; got != want || out.String() != "ready\nended\n" {
+			t.Errorf("exit %d, want %d: %s%s", got, want, out, errs)
+		}
+	}
+	out, errs := newOutput(), newOutput()
+	if status := command(t.Context(), []string{"sam", "no-such-command"}, func(string) string { return "" }, out, errs); status != 1 || !strings.Contains(errs.String(), "no-such-command") {
+		t.Errorf("exit %d: %s", status, errs)
 	}
 }
 

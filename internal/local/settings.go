@@ -15,9 +15,10 @@ import (
 
 // settings is what was asked for.
 type settings struct {
-	mode         string // "token" or "run"
-	function     string // the binary
-	target, kind string // of the one request, or of the example
+	mode         string   // "token", "run" or "sam"
+	function     string   // the binary
+	command      []string // of SAM
+	target, kind string   // of the one request, or of the example
 	port         string
 	environments int
 	pat          secret.Value      // zero: GitHub is the stand-in
@@ -26,7 +27,7 @@ type settings struct {
 
 func (s settings) path() string { return "/" + s.target + "/actions/runners/" + s.kind }
 
-const usage = "usage: local token|run -function BINARY; make token and make run call it so"
+const usage = "usage: local token|run -function BINARY, or local sam COMMAND...; make token, run, sam-invoke and sam-api call it so"
 
 // parseSettings reads the arguments and the environment. Its error names every problem and how to solve it.
 func parseSettings(args []string, getenv func(string) string) (settings, error) {
@@ -34,14 +35,19 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 	flags := flag.NewFlagSet("local", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // the error says it
 	flags.StringVar(&s.function, "function", "", "")
-	if len(args) == 0 || args[0] != "token" && args[0] != "run" {
+	if len(args) == 0 {
 		return settings{}, errors.New(usage)
 	}
 	s.mode = args[0]
-	if err := flags.Parse(args[1:]); err != nil {
-		return settings{}, fmt.Errorf("%w\n%s", err, usage)
+	switch s.mode {
+	case "token", "run":
+		if err := flags.Parse(args[1:]); err != nil {
+			return settings{}, fmt.Errorf("%w\n%s", err, usage)
+		}
+	case "sam":
+		s.command = args[1:]
 	}
-	if s.function == "" || flags.NArg() > 0 {
+	if (s.function == "" || flags.NArg() > 0) && len(s.command) == 0 {
 		return settings{}, errors.New(usage)
 	}
 
@@ -73,12 +79,12 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 	allowed := getenv("ALLOWED_TARGETS")
 	switch {
 	case allowed != "":
-	case s.mode == "run" && s.pat.IsZero():
+	case s.mode != "token" && s.pat.IsZero():
 		allowed = "orgs/acme repos/acme/* enterprises/acme-corp"
 		if s.target != "" {
 			allowed += " " + s.target
 		}
-	case s.mode == "run" && s.target == "":
+	case s.mode != "token" && s.target == "":
 		problem("ALLOWED_TARGETS is required with GITHUB_PAT: set ALLOWED_TARGETS='orgs/ORG repos/OWNER/*', or TARGET to allow one")
 	default:
 		allowed = cmp.Or(s.target, "orgs/acme")

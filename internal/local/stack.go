@@ -44,36 +44,10 @@ func start(ctx context.Context, s settings, listener net.Listener, stderr io.Wri
 		}
 	}()
 	say := log.New(stderr, "", 0)
-
-	pat := s.pat
-	if pat.IsZero() {
-		pat = secret.New("ghp_" + rand.Text())
-		gh := github.New(pat)
-		url, err := st.serveAnywhere(gh)
-		if err != nil {
-			return nil, err
-		}
-		s.env["GITHUB_API_URL"] = url
-		st.stop = append(st.stop, func() {
-			for _, v := range gh.Violations() {
-				say.Print("breaks GitHub's description: ", v)
-			}
-		})
-		say.Print("GitHub is a stand-in, and its tokens join nothing; with GITHUB_PAT in the environment it is the real one")
-	} else {
-		say.Print("GitHub is the real one, called with GITHUB_PAT")
-	}
-
-	role := aws.Credentials{AccessKeyID: "ASIA" + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text()[:14], SessionToken: rand.Text() + rand.Text()}
-	sm := secretsmanager.New(region, role)
-	sm.Put(secretID, pat)
-	url, err := st.serveAnywhere(sm)
+	role, err := st.standIns(s, "127.0.0.1", say)
 	if err != nil {
 		return nil, err
 	}
-	s.env["GITHUB_SECRET_ID"] = secretID
-	s.env["AWS_ENDPOINT_URL_SECRETS_MANAGER"] = url
-
 	function, err := lambda.Start(lambda.Function{
 		Path:         s.function,
 		Env:          s.env,
@@ -100,8 +74,36 @@ func start(ctx context.Context, s settings, listener net.Listener, stderr io.Wri
 	return st, nil
 }
 
-func (st *stack) serveAnywhere(h http.Handler) (url string, err error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// standIns starts at host a Secrets Manager with the PAT and, if there is none, a GitHub, and adds to s.env how to reach
+// them. It returns the credentials of the function's role, the only ones that Secrets Manager answers.
+func (st *stack) standIns(s settings, host string, say *log.Logger) (role aws.Credentials, err error) {
+	pat := s.pat
+	if pat.IsZero() {
+		pat = secret.New("ghp_" + rand.Text())
+		gh := github.New(pat)
+		if s.env["GITHUB_API_URL"], err = st.serveAnywhere(host, gh); err != nil {
+			return role, err
+		}
+		st.stop = append(st.stop, func() {
+			for _, v := range gh.Violations() {
+				say.Print("breaks GitHub's description: ", v)
+			}
+		})
+		say.Print("GitHub is a stand-in, and its tokens join nothing; with GITHUB_PAT in the environment it is the real one")
+	} else {
+		say.Print("GitHub is the real one, called with GITHUB_PAT")
+	}
+
+	role = aws.Credentials{AccessKeyID: "ASIA" + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text()[:14], SessionToken: rand.Text() + rand.Text()}
+	sm := secretsmanager.New(region, role)
+	sm.Put(secretID, pat)
+	s.env["GITHUB_SECRET_ID"] = secretID
+	s.env["AWS_ENDPOINT_URL_SECRETS_MANAGER"], err = st.serveAnywhere(host, sm)
+	return role, err
+}
+
+func (st *stack) serveAnywhere(host string, h http.Handler) (url string, err error) {
+	listener, err := net.Listen("tcp", host+":0")
 	if err != nil {
 		return "", err
 	}
