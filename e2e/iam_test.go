@@ -29,7 +29,7 @@ import (
 
 const (
 	examplesIAM   = "../examples/iam"
-	functionARN   = "arn:aws:lambda:eu-central-1:123456789012:function:runner-token-broker-TokenFunction-a1B2c3"
+	tokenFunction = "arn:aws:lambda:eu-central-1:123456789012:function:runner-token-broker-TokenFunction-a1B2c3"
 	runnerRoleARN = "arn:aws:iam::210987654321:role/github-runner"
 	tokenRoleARN  = "arn:aws:iam::123456789012:role/runner-token"
 )
@@ -77,7 +77,7 @@ func python(t *testing.T) string {
 
 // fill puts values for the placeholders.
 func (s stack) fill(text string) string {
-	return strings.NewReplacer("<InvokeArnPrefix>", s.prefix, "<FunctionArn>", functionARN, "<RunnerRoleArn>", runnerRoleARN,
+	return strings.NewReplacer("<InvokeArnPrefix>", s.prefix, "<FunctionArn>", tokenFunction, "<RunnerRoleArn>", runnerRoleARN,
 		"<TokenRoleArn>", tokenRoleARN, "<RunnerRole>", "github-runner", "<OrganizationId>", "o-a1b2c3d4e5").Replace(text)
 }
 
@@ -190,12 +190,12 @@ func TestIAMExamplesLetThroughWhatTheirREADMESays(t *testing.T) {
 		}
 	}
 
-	direct := invoke(s.policy(t, "lambda-invoke"), functionARN, "lambda-invoke", true)
+	direct := invoke(s.policy(t, "lambda-invoke"), tokenFunction, "lambda-invoke", true)
 	direct.Action = "lambda:InvokeFunction"
 	evaluations = append(evaluations, direct)
-	direct.allowed, direct.Resource = false, functionARN+"-other"
+	direct.allowed, direct.Resource = false, tokenFunction+"-other"
 	evaluations = append(evaluations, direct)
-	direct.Action, direct.Resource = "lambda:GetFunction", functionARN
+	direct.Action, direct.Resource = "lambda:GetFunction", tokenFunction
 	evaluate(t, append(evaluations, direct))
 }
 
