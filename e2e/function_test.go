@@ -24,7 +24,7 @@ import (
 	"runner-token-broker/internal/secret"
 )
 
-// function is the built function, serving behind an API Gateway.
+// function is the built function, serving behind an API Gateway and by direct invocation.
 type function struct {
 	url     string // of the API
 	web     string // of GitHub, as runner_url begins

@@ -155,13 +155,15 @@ func TestRotationAfterRevocation(t *testing.T) {
 }
 
 type moto struct {
-	url    string
-	client *secretsmanager.Client
-	stop   func() error
+	url     string
+	client  *secretsmanager.Client
+	stop    func() error
+	printed *bytes.Buffer // to be read after stop
 }
 
-// startMoto starts Moto's server, which keeps what it is told in memory, and ends it with the test.
-func startMoto(t *testing.T) moto {
+// startMoto starts Moto's server, which keeps what it is told in memory, and ends it with the test; env is added to its
+// environment.
+func startMoto(t *testing.T, env ...string) moto {
 	t.Helper()
 	program := tool(t, "moto_server")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -173,7 +175,7 @@ func startMoto(t *testing.T) moto {
 
 	var out bytes.Buffer
 	cmd := exec.Command(program, "-H", "127.0.0.1", "-p", fmt.Sprint(address.Port))
-	cmd.Env = withoutAWS()
+	cmd.Env = append(withoutAWS(), env...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -204,7 +206,7 @@ func startMoto(t *testing.T) moto {
 			pause(t)
 		}
 	}
-	return moto{url: url, stop: stop, client: secretsmanager.New(secretsmanager.Options{
+	return moto{url: url, stop: stop, printed: &out, client: secretsmanager.New(secretsmanager.Options{
 		BaseEndpoint: &url,
 		Region:       region,
 		Credentials:  aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return credentials, nil }),
