@@ -1,0 +1,698 @@
+package e2e_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"runner-token-broker/internal/local/github"
+	"runner-token-broker/internal/local/secretsmanager"
+	"runner-token-broker/internal/local/sigv4"
+)
+
+const (
+	stepFunctions = "../examples/step-functions/"
+	byLambda      = "scale-out.asl.json"
+	byAPI         = "scale-out-apigateway.asl.json"
+
+	functionARN = "arn:aws:lambda:eu-central-1:123456789012:function:runner-token-broker"
+	apiEndpoint = "a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com"
+	clusterARN  = "arn:aws:ecs:eu-central-1:123456789012:cluster/runners"
+	taskARN     = "arn:aws:ecs:eu-central-1:123456789012:task-definition/runner:1"
+	topicARN    = "arn:aws:sns:eu-central-1:123456789012:alarms"
+)
+
+// account is an AWS account on loopback: Moto with its interpreter of state machines, its ECS and its SNS, and the built
+// function. Moto runs functions in containers only, so an invocation goes past it to the function that runs here; RunTask
+// and Publish are kept and passed on to it.
+//
+// It proves nothing of KMS, the role, whether a task starts, and how AWS names the errors of ECS.
+type account struct {
+	*function
+	endpoint        string
+	subnets, groups []string
+	moto            moto
+	mu              sync.Mutex
+	answerRunTask   func(n int) (status int, answer string) // to the nth, from 1, instead of Moto; status 0: Moto after all
+	runTasks        []runTask
+	published       []url.Values
+	stateMachines   int
+}
+
+// runTask is what RunTask was asked for, in the names of ECS's API.
+type runTask struct {
+	Cluster, TaskDefinition, LaunchType, ClientToken, StartedBy string
+	NetworkConfiguration                                        struct {
+		AwsvpcConfiguration struct {
+			Subnets, SecurityGroups []string
+			AssignPublicIp          string
+		}
+	}
+	Overrides struct {
+		ContainerOverrides []struct {
+			Name        string
+			Environment []struct{ Name, Value string }
+		}
+	}
+}
+
+func newAccount(t *testing.T) *account {
+	t.Helper()
+	pats := newPATs(1)
+	secrets := secretsmanager.New(region, credentials)
+	secrets.Put("pat", pats[0])
+	sm := httptest.NewServer(secrets)
+	t.Cleanup(sm.Close)
+	a := &account{function: startFunction(t, pats, map[string]string{"GITHUB_SECRET_ID": "pat", "AWS_ENDPOINT_URL_SECRETS_MANAGER": sm.URL})}
+
+	front := httptest.NewUnstartedServer(nil)
+	_, port, _ := strings.Cut(front.Listener.Addr().String(), ":")
+	a.moto = startMoto(t, "MOTO_PORT="+port) // where its interpreter looks for all of AWS
+	behind, err := url.Parse(a.moto.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(behind)
+	front.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, proxy) })
+	front.Start()
+	t.Cleanup(front.Close)
+	a.endpoint = front.URL
+	t.Cleanup(func() {
+		a.moto.stop()
+		for _, token := range a.github.Tokens() {
+			if strings.Contains(a.moto.printed.String(), token.Reveal()) {
+				t.Errorf("Moto printed the token with the SHA-256 %s", token.SHA256())
+			}
+		}
+		if t.Failed() {
+			t.Logf("Moto printed:\n%s", a.moto.printed)
+		}
+	})
+
+	const ecs = "AmazonEC2ContainerServiceV20141113."
+	a.call(t, "states", "", `{"stepfunctions": {"execute_state_machine": true}}`, nil)
+	a.call(t, "ecs", ecs+"CreateCluster", `{"clusterName": "runners"}`, nil)
+	a.call(t, "ecs", ecs+"RegisterTaskDefinition", `{"family": "runner", "requiresCompatibilities": ["FARGATE"], "networkMode": "awsvpc",
+		"cpu": "256", "memory": "512", "containerDefinitions": [{"name": "runner", "image": "runner", "memory": 512}]}`, nil)
+	a.query(t, "sns", "Action=CreateTopic&Name=alarms&Version=2010-03-31")
+	ids := func(action, pattern string) []string {
+		found := regexp.MustCompile(pattern).FindAllString(a.query(t, "ec2", "Action="+action+"&Version=2016-11-15"), -1)
+		slices.Sort(found)
+		return slices.Compact(found)
+	}
+	a.subnets, a.groups = ids("DescribeSubnets", `subnet-[0-9a-f]+`), ids("DescribeSecurityGroups", `sg-[0-9a-f]+`)
+	if len(a.subnets) < 2 || len(a.groups) == 0 {
+		t.Fatalf("Moto has the subnets %s and the security groups %s", a.subnets, a.groups)
+	}
+	return a
+}
+
+func (a *account) serve(w http.ResponseWriter, r *http.Request, moto http.Handler) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	form, _ := url.ParseQuery(string(body))
+	switch {
+	case r.URL.Path == "/2015-03-31/functions/"+functionARN+"/invocations":
+		a.invoke(w, r, body)
+		return
+	case r.URL.Path == "/2015-03-31/functions/apigateway/invocations":
+		a.invokeAPI(w, r, body)
+		return
+	case strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".RunTask"):
+		if status, answer := a.runTask(body); status != 0 {
+			w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+			w.Header().Set("X-Amzn-RequestId", "1b2c3d4e") // Moto fails without one
+			w.WriteHeader(status)
+			io.WriteString(w, answer)
+			return
+		}
+	case form.Get("Action") == "Publish":
+		a.mu.Lock()
+		a.published = append(a.published, form)
+		a.mu.Unlock()
+	}
+	moto.ServeHTTP(w, r)
+}
+
+func (a *account) runTask(body []byte) (status int, answer string) {
+	var asked runTask
+	if err := json.Unmarshal(body, &asked); err != nil {
+		return http.StatusInternalServerError, err.Error()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.runTasks = append(a.runTasks, asked)
+	if a.answerRunTask == nil {
+		return 0, ""
+	}
+	return a.answerRunTask(len(a.runTasks))
+}
+
+// invoke is Lambda's Invoke, for the function.
+func (a *account) invoke(w http.ResponseWriter, r *http.Request, event []byte) {
+	result, err := a.service.Invoke(r.Context(), event)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if result.FunctionError != "" {
+		w.Header().Set("X-Amz-Function-Error", result.FunctionError)
+	}
+	w.Write(result.Payload)
+}
+
+// invokeAPI does what AWS documents of apigateway:invoke, which Moto 5.2.5 has but cannot call: it signs and makes the
+// request. What it hands back is a function's result or error, since that is what Moto takes it for.
+func (a *account) invokeAPI(w http.ResponseWriter, r *http.Request, parameters []byte) {
+	fail := func(errorType, message string) {
+		w.Header().Set("X-Amz-Function-Error", "Unhandled")
+		json.NewEncoder(w).Encode(map[string]string{"errorType": errorType, "errorMessage": message})
+	}
+	var p struct{ ApiEndpoint, Method, Path, AuthType string }
+	d := json.NewDecoder(bytes.NewReader(parameters))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil || p.ApiEndpoint != apiEndpoint || p.AuthType != "IAM_ROLE" {
+		fail("ApiGateway.Unexpected", fmt.Sprintf("%v, %s", err, parameters))
+		return
+	}
+	request, err := http.NewRequestWithContext(r.Context(), p.Method, a.url+"/"+p.Path, nil)
+	if err == nil {
+		err = sigv4.Sign(request, nil, credentials, region, "execute-api")
+	}
+	if err != nil {
+		fail("ApiGateway.Unexpected", err.Error())
+		return
+	}
+	resp, err := http.DefaultClient.Do(request)
+	if err != nil {
+		fail("ApiGateway.Unexpected", err.Error())
+		return
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode/100 != 2 {
+		fail(fmt.Sprintf("ApiGateway.%d", resp.StatusCode), string(body))
+		return
+	}
+	json.NewEncoder(w).Encode(map[string]any{"StatusCode": resp.StatusCode, "ResponseBody": json.RawMessage(body)})
+}
+
+// call calls a JSON API of Moto's; without a target it sets Moto's own configuration.
+func (a *account) call(t *testing.T, service, target, in string, out any) {
+	t.Helper()
+	path, header := "/", http.Header{"Content-Type": {"application/x-amz-json-1.1"}, "X-Amz-Target": {target}}
+	if target == "" {
+		path, header = "/moto-api/config", http.Header{"Content-Type": {"application/json"}}
+	}
+	answer := a.send(t, service, path, header, in)
+	if out != nil {
+		if err := json.Unmarshal([]byte(answer), out); err != nil {
+			t.Fatalf("%s: %v", target, err)
+		}
+	}
+}
+
+func (a *account) query(t *testing.T, service, form string) string {
+	t.Helper()
+	return a.send(t, service, "/", http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}, form)
+}
+
+func (a *account) send(t *testing.T, service, path string, header http.Header, body string) string {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, a.endpoint+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = header
+	if err := sigv4.Sign(r, []byte(body), credentials, region, service); err != nil { // Moto reads the service and the Region in it
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode/100 != 2 {
+		t.Fatalf("%s %s: %s %s %v", service, header, resp.Status, answer, err)
+	}
+	return string(answer)
+}
+
+// definition is a state machine as CloudFormation deploys it.
+func definition(t *testing.T, file, target string, subnets, groups []string) string {
+	t.Helper()
+	text, err := os.ReadFile(stepFunctions + file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]string{
+		"FunctionArn": functionARN, "ApiEndpoint": apiEndpoint, "Target": target, "Labels": "fargate,linux",
+		"ClusterArn": clusterARN, "TaskDefinitionArn": taskARN, "ContainerName": "runner", "AssignPublicIp": "DISABLED",
+		"SubnetIds": strings.Join(subnets, ","), "SecurityGroupIds": strings.Join(groups, ","), "AlarmTopicArn": topicARN,
+	}
+	return regexp.MustCompile(`\$\{\w+\}`).ReplaceAllStringFunc(string(text), func(s string) string {
+		value, ok := values[s[2:len(s)-1]]
+		if !ok {
+			t.Errorf("%s: what is %s?", file, s)
+		}
+		return value
+	})
+}
+
+// forMoto changes what a test cannot wait for and what Moto 5.2.5 cannot execute. Moto calls ECS with the names of the
+// state, where AWS spells them as ECS does, so they are spelled here; its name for the service in errors is ecs, AWS's Ecs.
+// Its apigateway:invoke ends in a TypeError; a function of that name takes its place, see invokeAPI.
+func forMoto(t *testing.T, text string) string {
+	t.Helper()
+	text = regexp.MustCompile(`"IntervalSeconds": \d+`).ReplaceAllString(text, `"IntervalSeconds": 1`)
+	text = strings.NewReplacer(
+		"States.MathRandom(15, 45)", "States.MathRandom(0, 1)",
+		"$.Tasks[*].TaskArn", "$.tasks[*].taskArn", "$.Failures", "$.failures",
+		`"Ecs.EcsException"`, `"ecs.ecsException"`, `"Ecs.`, `"ecs.`,
+		"$.ResponseBody", "$.Payload.ResponseBody",
+	).Replace(text)
+	var machine struct {
+		Comment, StartAt string
+		TimeoutSeconds   int
+		States           map[string]map[string]any
+	}
+	if err := json.Unmarshal([]byte(text), &machine); err != nil {
+		t.Fatal(err)
+	}
+	each(machine.States["StartRunners"]["ItemProcessor"], "RunTask", func(state any) {
+		runTask := state.(map[string]any)
+		runTask["Parameters"] = lowerNames(runTask["Parameters"])
+	})
+	if getToken := machine.States["GetToken"]; getToken["Resource"] == "arn:aws:states:::apigateway:invoke" {
+		getToken["Resource"] = "arn:aws:states:::lambda:invoke"
+		getToken["Parameters"] = map[string]any{"FunctionName": "apigateway", "Payload": getToken["Parameters"]}
+	}
+	changed, err := json.Marshal(machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(changed)
+}
+
+// lowerNames makes the names of a JSON value begin with a small letter.
+func lowerNames(v any) any {
+	switch v := v.(type) {
+	case []any:
+		for i := range v {
+			v[i] = lowerNames(v[i])
+		}
+	case map[string]any:
+		lower := map[string]any{}
+		for name, value := range v {
+			lower[strings.ToLower(name[:1])+name[1:]] = lowerNames(value)
+		}
+		return lower
+	}
+	return v
+}
+
+type execution struct {
+	Status, Output, Error, Cause string
+	history                      string
+}
+
+func (a *account) execute(t *testing.T, file, target, input string) execution {
+	t.Helper()
+	a.mu.Lock()
+	a.runTasks, a.published = nil, nil
+	a.mu.Unlock()
+	a.stateMachines++
+	call := func(action string, in map[string]any, out any) {
+		t.Helper()
+		body, err := json.Marshal(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.call(t, "states", "AWSStepFunctions."+action, string(body), out)
+	}
+	var made struct{ StateMachineArn, ExecutionArn string }
+	call("CreateStateMachine", map[string]any{
+		"name":       fmt.Sprintf("scale-out-%d", a.stateMachines),
+		"definition": forMoto(t, definition(t, file, target, a.subnets, a.groups)),
+		"roleArn":    "arn:aws:iam::123456789012:role/scale-out",
+	}, &made)
+	call("StartExecution", map[string]any{"stateMachineArn": made.StateMachineArn, "name": "a-fleet", "input": input}, &made)
+	of := map[string]any{"executionArn": made.ExecutionArn}
+	var e execution
+	for deadline := time.Now().Add(time.Minute); ; pause(t) {
+		if call("DescribeExecution", of, &e); e.Status != "RUNNING" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the execution does not end")
+		}
+	}
+	var history struct{ Events json.RawMessage }
+	call("GetExecutionHistory", of, &history)
+	e.history = string(history.Events)
+	// The output goes where the history does not, and a failure to a mailbox.
+	for _, token := range a.github.Tokens() {
+		for where, text := range map[string]string{"output": e.Output, "error": e.Error, "cause": e.Cause, "message": fmt.Sprint(a.published)} {
+			if strings.Contains(text, token.Reveal()) {
+				t.Errorf("the token is in the %s", where)
+			}
+		}
+	}
+	return e
+}
+
+// failed wants an execution that failed, the operators told of it or not, and no runner.
+func (a *account) failed(t *testing.T, e execution, name string, told bool) {
+	t.Helper()
+	if e.Status != "FAILED" || e.Error != name {
+		t.Fatalf("the execution %s: %s, %s; want %s", e.Status, e.Error, e.Cause, name)
+	}
+	if !told {
+		if len(a.published) > 0 {
+			t.Errorf("the operators were told of %s: %v", name, a.published)
+		}
+		return
+	}
+	if len(a.published) != 1 {
+		t.Fatalf("the operators were told %d times of %s: %v", len(a.published), name, a.published)
+	}
+	var message struct{ Execution, Error, Cause string }
+	if err := json.Unmarshal([]byte(a.published[0].Get("Message")), &message); err != nil || a.published[0].Get("TopicArn") != topicARN ||
+		!strings.HasSuffix(message.Execution, ":a-fleet") || message.Error != name || message.Cause != e.Cause || e.Cause == "" {
+		t.Errorf("the operators were told %v, %v; the cause is %s", a.published[0], err, e.Cause)
+	}
+}
+
+// succeeded wants an execution that started count runners, each by another name.
+func (a *account) succeeded(t *testing.T, e execution, count int) {
+	t.Helper()
+	if e.Status != "SUCCEEDED" {
+		t.Fatalf("the execution %s: %s, %s", e.Status, e.Error, e.Cause)
+	}
+	var started []struct{ Outcome, Name, Task string }
+	if err := json.Unmarshal([]byte(e.Output), &started); err != nil || len(started) != count {
+		t.Errorf("%v: the output is %s, want %d runners", err, e.Output, count)
+	}
+	names := map[string]bool{}
+	for _, s := range started {
+		names[s.Name] = true
+		if s.Outcome != "started" || !strings.HasPrefix(s.Task, "arn:aws:ecs:eu-central-1:123456789012:task/") {
+			t.Errorf("a runner is %+v", s)
+		}
+	}
+	if len(names) != count || len(a.published) > 0 {
+		t.Errorf("%d runners have the names %v; the operators were told %v", count, names, a.published)
+	}
+}
+
+func TestStateMachines(t *testing.T) {
+	for _, c := range []struct {
+		file  string
+		error map[string]string // what the state machine sees of a code
+	}{
+		{byLambda, map[string]string{"RateLimited": "RateLimited", "TargetNotAllowed": "TargetNotAllowed", "TargetNotFound": "TargetNotFound",
+			"InvalidRequest": "InvalidRequest", "CredentialRejected": "CredentialRejected"}},
+		{byAPI, map[string]string{"RateLimited": "ApiGateway.503", "TargetNotAllowed": "ApiGateway.403", "TargetNotFound": "ApiGateway.404",
+			"InvalidRequest": "ApiGateway.400", "CredentialRejected": "ApiGateway.502"}},
+	} {
+		t.Run(c.file, func(t *testing.T) {
+			a := newAccount(t)
+			t.Run("start a fleet with one token", func(t *testing.T) { startsAFleet(t, a, c.file) })
+			t.Run("wait out a limit", func(t *testing.T) { waitsOutALimit(t, a, c.file, c.error["RateLimited"]) })
+			if c.file == byLambda { // the rest of the state machines is the same, as another test says
+				t.Run("refuse other counts", func(t *testing.T) { refusesOtherCounts(t, a, c.file) })
+				t.Run("see which runners do not start", func(t *testing.T) { seesWhichRunnersDoNotStart(t, a, c.file) })
+			}
+			t.Run("tell the operators what no waiting mends", func(t *testing.T) { tellsTheOperators(t, a, c.file, c.error) }) // spoils a
+		})
+	}
+}
+
+func startsAFleet(t *testing.T, a *account, file string) {
+	const count = 12 // more than MaxConcurrency
+	e := a.execute(t, file, "orgs/acme", fmt.Sprintf(`{"count": %d}`, count))
+	a.succeeded(t, e, count)
+	if tokens := a.github.Tokens(); len(tokens) != 1 || len(a.runTasks) != count {
+		t.Fatalf("%d tokens and %d runners, want one for %d", len(tokens), len(a.runTasks), count)
+	}
+	result, err := a.service.Invoke(t.Context(), []byte(`{"target":"orgs/acme"}`)) // the same token again
+	if err != nil {
+		t.Fatal(err)
+	}
+	var issued struct {
+		Token     string
+		RunnerURL string `json:"runner_url"`
+	}
+	if err := json.Unmarshal(result.Payload, &issued); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(e.history, issued.Token) {
+		t.Error("the history is encrypted for the token's sake, which is not in it")
+	}
+	for _, asked := range a.runTasks {
+		if asked.Cluster != clusterARN || asked.TaskDefinition != taskARN || asked.LaunchType != "FARGATE" || asked.StartedBy != "a-fleet" {
+			t.Errorf("RunTask was asked for %s in %s on %s by %s", asked.TaskDefinition, asked.Cluster, asked.LaunchType, asked.StartedBy)
+		}
+		if vpc := asked.NetworkConfiguration.AwsvpcConfiguration; !slices.Equal(vpc.Subnets, a.subnets) || !slices.Equal(vpc.SecurityGroups, a.groups) || vpc.AssignPublicIp != "DISABLED" {
+			t.Errorf("RunTask was asked for the network %v", vpc)
+		}
+		got := map[string]string{}
+		for _, container := range asked.Overrides.ContainerOverrides {
+			for _, variable := range container.Environment {
+				got[container.Name+" "+variable.Name] = variable.Value
+			}
+		}
+		if want := map[string]string{
+			"runner ACTIONS_RUNNER_INPUT_TOKEN":  issued.Token,
+			"runner ACTIONS_RUNNER_INPUT_URL":    issued.RunnerURL,
+			"runner ACTIONS_RUNNER_INPUT_NAME":   asked.ClientToken,
+			"runner ACTIONS_RUNNER_INPUT_LABELS": "fargate,linux",
+		}; !maps.Equal(got, want) || !strings.Contains(e.Output, `"`+asked.ClientToken+`"`) {
+			delete(got, "runner ACTIONS_RUNNER_INPUT_TOKEN")
+			t.Errorf("the runner %s gets, the token aside, %v", asked.ClientToken, got)
+		}
+	}
+}
+
+func waitsOutALimit(t *testing.T, a *account, file, name string) {
+	calls := len(a.github.Requests())
+	limited := github.Refusal(http.StatusTooManyRequests, "You have exceeded a secondary rate limit")
+	limited.Header = http.Header{"X-Ratelimit-Reset": nil} // no known wait, so that each try reaches GitHub
+	a.github.OnRequest(func(*http.Request) *github.Answer {
+		if len(a.github.Requests())-calls <= 2 {
+			return limited
+		}
+		return nil
+	})
+	e := a.execute(t, file, "repos/acme/limited", `{"count": 2}`)
+	a.github.OnRequest(nil)
+	a.succeeded(t, e, 2)
+	refusals := strings.Count(e.history, `"error": "`+name+`"`)
+	if calls := len(a.github.Requests()) - calls; calls != 3 || refusals != 2 {
+		t.Errorf("GitHub was asked %d times, want 3; the history has %d times %s, want 2", calls, refusals, name)
+	}
+}
+
+func refusesOtherCounts(t *testing.T, a *account, file string) {
+	calls := len(a.github.Requests())
+	for _, input := range []string{`{}`, `{"count": 0}`, `{"count": -1}`, `{"count": 101}`, `{"count": "5"}`, `{"count": null}`, `{"count": [5]}`} {
+		a.failed(t, a.execute(t, file, "repos/acme/counted", input), "InvalidCount", false)
+	}
+	if calls := len(a.github.Requests()) - calls; calls > 0 {
+		t.Errorf("GitHub was asked %d times for a token", calls)
+	}
+	a.succeeded(t, a.execute(t, file, "repos/acme/counted", `{"count": 1}`), 1)
+}
+
+// RunTask fails in two ways, by an error and by a success with failures in it. Neither may cost others their start.
+func seesWhichRunnersDoNotStart(t *testing.T, a *account, file string) {
+	const (
+		noCapacity = `{"tasks": [], "failures": [{"reason": "Capacity is unavailable at this time"}]}`
+		throttled  = `{"__type": "ThrottlingException", "message": "Rate exceeded"}`
+		down       = `{"__type": "ServerException", "message": "Service Unavailable"}`
+		blocked    = `{"__type": "BlockedException", "message": "Your account is blocked"}`
+	)
+	run := func(count int, answers ...string) (e execution, tokens map[string]int) {
+		a.answerRunTask = func(n int) (int, string) {
+			switch {
+			case n > len(answers) || answers[n-1] == "":
+				return 0, ""
+			case answers[n-1] == noCapacity:
+				return http.StatusOK, noCapacity
+			}
+			return http.StatusBadRequest, answers[n-1]
+		}
+		e = a.execute(t, file, "repos/acme/unlucky", fmt.Sprintf(`{"count": %d}`, count))
+		a.answerRunTask = nil
+		tokens = map[string]int{}
+		for _, asked := range a.runTasks {
+			tokens[asked.ClientToken]++
+		}
+		return e, tokens
+	}
+
+	e, tokens := run(1, throttled, down)
+	a.succeeded(t, e, 1)
+	if len(tokens) != 1 || len(a.runTasks) != 3 {
+		t.Errorf("throttled, down: ClientTokens %v, want one for all three tries, or two runners may start", tokens)
+	}
+
+	e, tokens = run(1, noCapacity, noCapacity)
+	a.succeeded(t, e, 1)
+	if len(tokens) != 3 {
+		t.Errorf("no capacity twice: ClientTokens %v, want three, or ECS may repeat its first answer", tokens)
+	}
+
+	e, _ = run(2, slices.Repeat([]string{noCapacity}, 100)...)
+	a.failed(t, e, "RunnersNotStarted", true)
+	if len(a.runTasks) != 2*5 || !strings.HasPrefix(e.Cause, "2 of 2 runners did not start") || !strings.Contains(e.Cause, "Capacity is unavailable") {
+		t.Errorf("no capacity: RunTask was called %d times, want 10; the cause is %s", len(a.runTasks), e.Cause)
+	}
+
+	e, _ = run(15, "", blocked)
+	a.failed(t, e, "RunnersNotStarted", true)
+	if len(a.runTasks) != 15 || !strings.HasPrefix(e.Cause, "1 of 15 runners did not start") || !strings.Contains(e.Cause, "BlockedException") {
+		t.Errorf("one blocked: RunTask was called %d times, want 15; the cause is %s", len(a.runTasks), e.Cause)
+	}
+}
+
+func tellsTheOperators(t *testing.T, a *account, file string, name map[string]string) {
+	a.github.Restrict("repos/acme/known")
+	for _, c := range []struct {
+		code, target string
+		calls        int // of GitHub
+	}{
+		{"TargetNotAllowed", "orgs/other", 0},
+		{"TargetNotFound", "repos/acme/gone", 1},
+		{"InvalidRequest", "orgs/Acme", 0},
+		{"CredentialRejected", "repos/acme/known", 1},
+	} {
+		if c.code == "CredentialRejected" {
+			a.github.Rotate()
+		}
+		calls := len(a.github.Requests())
+		e := a.execute(t, file, c.target, `{"count": 2}`)
+		a.failed(t, e, name[c.code], true)
+		if calls := len(a.github.Requests()) - calls; calls != c.calls || len(a.runTasks) > 0 || !strings.Contains(e.Cause, c.code) {
+			t.Errorf("%s: GitHub was asked %d times, want %d; %d runners started; the cause is %s", c.code, calls, c.calls, len(a.runTasks), e.Cause)
+		}
+	}
+}
+
+func TestStateMachinesAreValid(t *testing.T) {
+	validator := tool(t, "asl-validator")
+	validate := func(texts ...string) error {
+		var args []string
+		for _, text := range texts {
+			args = append(args, "--json-definition", text)
+		}
+		if out, err := exec.CommandContext(t.Context(), validator, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	}
+	var texts []string
+	for _, file := range []string{byLambda, byAPI} {
+		texts = append(texts, definition(t, file, "orgs/acme", []string{"subnet-1", "subnet-2"}, []string{"sg-1"}))
+	}
+	if err := validate(texts...); err != nil {
+		t.Error(err)
+	}
+	for name, change := range map[string][2]string{
+		"a state that is not there":  {`"Next": "StartRunners"`, `"Next": "StartRunner"`},
+		"a field that ASL lacks":     {`"MaxConcurrency"`, `"MaximumConcurrency"`},
+		"a task without a resource":  {`"Resource": "arn:aws:states:::sns:publish",`, ``},
+		"a payload without its path": {`"count.$": "$.count"`, `"count.$": "count"`},
+	} {
+		broken := strings.Replace(texts[0], change[0], change[1], 1)
+		if err := validate(broken); broken == texts[0] || err == nil {
+			t.Errorf("the validator does not notice %s", name)
+		}
+	}
+}
+
+// The two files are one state machine, and one is easily forgotten.
+func TestStateMachinesDifferInGetTokenAlone(t *testing.T) {
+	read := func(file string) (machine map[string]any) {
+		text, err := os.ReadFile(stepFunctions + file)
+		if err == nil {
+			err = json.Unmarshal(text, &machine)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		delete(machine["States"].(map[string]any), "GetToken")
+		return machine
+	}
+	if a, b := read(byLambda), read(byAPI); !reflect.DeepEqual(a, b) {
+		t.Errorf("%v\n%v", a, b)
+	}
+}
+
+// Only what waiting mends is retried, by name, never all at once and not for ever.
+func TestStateMachinesRetryByName(t *testing.T) {
+	lambda := []any{"RateLimited", "Unavailable", "Lambda.TooManyRequestsException", "Lambda.ServiceException",
+		"Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.ClientExecutionTimeoutException"}
+	ecs := []any{"Ecs.EcsException", "Ecs.ServerException", "Ecs.SdkClientException"}
+	for file, want := range map[string][]any{
+		byLambda: {lambda, ecs},
+		byAPI:    {[]any{"ApiGateway.429", "ApiGateway.503", "ApiGateway.504"}, []any{"ApiGateway.500"}, ecs},
+	} {
+		var machine any
+		if err := json.Unmarshal([]byte(definition(t, file, "orgs/acme", nil, nil)), &machine); err != nil {
+			t.Fatal(err)
+		}
+		var got []any
+		each(machine, "Retry", func(retry any) {
+			for _, retrier := range retry.([]any) {
+				r := retrier.(map[string]any)
+				got = append(got, r["ErrorEquals"])
+				if r["JitterStrategy"] != "FULL" || r["MaxDelaySeconds"] == nil || r["MaxAttempts"].(float64) > 6 {
+					t.Errorf("%s: %v", file, r)
+				}
+			}
+		})
+		slices.SortFunc(got, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+		slices.SortFunc(want, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s retries %v, want %v", file, got, want)
+		}
+	}
+}
+
+// each calls f with every value of the key in a JSON value.
+func each(v any, key string, f func(any)) {
+	switch v := v.(type) {
+	case []any:
+		for _, e := range v {
+			each(e, key, f)
+		}
+	case map[string]any:
+		for k, e := range v {
+			if k == key {
+				f(e)
+			}
+			each(e, key, f)
+		}
+	}
+}
