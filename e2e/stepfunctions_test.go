@@ -279,15 +279,15 @@ func definition(t *testing.T, file, target string, subnets, groups []string) str
 	})
 }
 
-// forMoto changes what a test cannot wait for and what Moto 5.2.5 cannot execute. Moto calls ECS with the names of the
-// state, where AWS spells them as ECS does, so they are spelled here; its name for the service in errors is ecs, AWS's Ecs.
-// Its apigateway:invoke ends in a TypeError; a function of that name takes its place, see invokeAPI.
+// forMoto changes what a test cannot wait for and what Moto 5.2.5 does otherwise than AWS: it calls ECS by the names in
+// the state, where AWS spells them as ECS does; it names the SDK's errors after ecs, AWS after Ecs; a path through an
+// index gives it a list; its apigateway:invoke ends in a TypeError, so a function of that name does it, see invokeAPI.
 func forMoto(t *testing.T, text string) string {
 	t.Helper()
 	text = regexp.MustCompile(`"IntervalSeconds": \d+`).ReplaceAllString(text, `"IntervalSeconds": 1`)
 	text = strings.NewReplacer(
 		"States.MathRandom(15, 45)", "States.MathRandom(0, 1)",
-		"$.Tasks[*].TaskArn", "$.tasks[*].taskArn", "$.Failures", "$.failures",
+		"$.result.Tasks[0].TaskArn", "States.ArrayGetItem($.result.tasks[*].taskArn, 0)", "$.result.Tasks[0]", "$.result.tasks[0]",
 		`"Ecs.EcsException"`, `"ecs.ecsException"`, `"Ecs.`, `"ecs.`,
 		"$.ResponseBody", "$.Payload.ResponseBody",
 	).Replace(text)
