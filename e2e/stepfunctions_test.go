@@ -680,6 +680,144 @@ func TestStateMachinesRetryByName(t *testing.T) {
 	}
 }
 
+// translate prints the template as SAM hands it to CloudFormation. Managed policies are not asked for: it names none.
+const translate = `
+import json, os
+os.environ["AWS_DEFAULT_REGION"] = "eu-central-1"
+from samtranslator.translator.transform import transform
+from samtranslator.yaml_helper import yaml_parse
+print(json.dumps(transform(yaml_parse(open("template.yaml").read()), {}, type("None", (), {"load": lambda self: {}})())))
+`
+
+func TestStateMachineTemplate(t *testing.T) {
+	lint, python := exec.CommandContext(t.Context(), tool(t, "cfn-lint"), "--", "template.yaml"), exec.CommandContext(t.Context(), tool(t, "python"), "-c", translate)
+	lint.Dir, python.Dir = stepFunctions, stepFunctions
+	lint.Env, python.Env = withoutAWS(), withoutAWS()
+	if out, err := lint.CombinedOutput(); err != nil {
+		t.Errorf("cfn-lint: %v\n%s", err, out)
+	}
+	text, err := python.Output()
+	if err != nil {
+		t.Fatalf("SAM does not translate it: %v", err)
+	}
+	for _, problem := range problemsOfTemplate(t, string(text)) {
+		t.Error(problem)
+	}
+	// The same on copies that are broken: one that cannot fail proves nothing.
+	for name, change := range map[string][2]string{
+		"AWS's key":                   {`"CUSTOMER_MANAGED_KMS_KEY"`, `"AWS_OWNED_KEY"`},
+		"the data in the log":         {`"IncludeExecutionData": false`, `"IncludeExecutionData": true`},
+		"no value for a substitution": {`"AssignPublicIp": {"Ref"`, `"PublicIp": {"Ref"`},
+		"every function":              {`"Resource": {"Ref": "FunctionArn"}`, `"Resource": "*"`},
+		"every path of the API":       {`POST/${Target}/actions/runners/registration-token`, `POST/*`},
+		"every task definition":       {`"Resource": {"Ref": "TaskDefinitionArn"}`, `"Resource": "*"`},
+		"every cluster":               {`"ecs:cluster"`, `"ecs:service"`},
+		"more of ECS":                 {`"ecs:RunTask"`, `"ecs:*"`},
+		"roles for other services":    {`"iam:PassedToService": "ecs-tasks.amazonaws.com"`, `"iam:PassedToService": "ec2.amazonaws.com"`},
+		"other state machines' data":  {`"kms:EncryptionContext:aws:states:stateMachineArn"`, `"kms:ViaService"`},
+		"a role for everybody":        {`"Service": "states.amazonaws.com"`, `"AWS": "*"`},
+	} {
+		broken := strings.ReplaceAll(string(text), change[0], change[1])
+		if broken == string(text) || len(problemsOfTemplate(t, broken)) == 0 {
+			t.Errorf("nobody notices %s", name)
+		}
+	}
+}
+
+// problemsOfTemplate says what is wrong with the translated template.
+func problemsOfTemplate(t *testing.T, text string) (problems []string) {
+	t.Helper()
+	var template struct {
+		Resources struct {
+			ScaleOut struct {
+				Properties struct {
+					DefinitionS3Location    string
+					DefinitionSubstitutions map[string]any
+					EncryptionConfiguration map[string]any
+					LoggingConfiguration    struct{ IncludeExecutionData any }
+				}
+			}
+			ScaleOutRole struct {
+				Properties struct {
+					AssumeRolePolicyDocument any
+					ManagedPolicyArns        any
+					Policies                 []struct {
+						PolicyDocument struct{ Statement []json.RawMessage }
+					}
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &template); err != nil {
+		t.Fatal(err)
+	}
+	want := func(what string, got any, want string) {
+		var w any
+		if err := json.Unmarshal([]byte(want), &w); err != nil {
+			t.Fatal(err)
+		}
+		if raw, ok := got.(json.RawMessage); ok {
+			json.Unmarshal(raw, &got)
+		}
+		if !reflect.DeepEqual(got, w) {
+			problems = append(problems, fmt.Sprintf("%s: %v, want %v", what, got, w))
+		}
+	}
+	machine, role := template.Resources.ScaleOut.Properties, template.Resources.ScaleOutRole.Properties
+	want("the encryption", any(machine.EncryptionConfiguration), `{"Type": "CUSTOMER_MANAGED_KMS_KEY", "KmsKeyId": {"Fn::GetAtt": ["Key", "Arn"]}, "KmsDataKeyReusePeriodSeconds": 300}`)
+	want("execution data in the log", machine.LoggingConfiguration.IncludeExecutionData, `false`)
+	want("the definition", any(machine.DefinitionS3Location), `"`+byLambda+`"`)
+	want("managed policies", role.ManagedPolicyArns, `null`)
+
+	var names []string
+	for _, file := range []string{byLambda, byAPI} {
+		text, err := os.ReadFile(stepFunctions + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`\$\{(\w+)\}`).FindAllStringSubmatch(string(text), -1) {
+			names = append(names, name[1])
+		}
+	}
+	slices.Sort(names)
+	if given := slices.Sorted(maps.Keys(machine.DefinitionSubstitutions)); !slices.Equal(given, slices.Compact(names)) {
+		problems = append(problems, fmt.Sprintf("the template gives %v, the definitions want %v", given, names))
+	}
+
+	const (
+		self = `{"Fn::Sub": "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:stateMachine:${AWS::StackName}"}`
+		key  = `{"Fn::GetAtt": ["Key", "Arn"]}`
+	)
+	want("who may take the role", role.AssumeRolePolicyDocument, `{"Version": "2012-10-17", "Statement": [{"Effect": "Allow",
+		"Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole",
+		"Condition": {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}, "ArnEquals": {"aws:SourceArn": `+self+`}}}]}`)
+	rights := []string{
+		`{"Fn::If": ["CallsApi",
+			{"Sid": "GetTokensOfTheTarget", "Effect": "Allow", "Action": "execute-api:Invoke", "Resource": {"Fn::Sub":
+				"arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${ApiId}/$default/POST/${Target}/actions/runners/registration-token"}},
+			{"Sid": "GetTokens", "Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": {"Ref": "FunctionArn"}}]}`,
+		`{"Sid": "StartRunners", "Effect": "Allow", "Action": "ecs:RunTask", "Resource": {"Ref": "TaskDefinitionArn"},
+			"Condition": {"ArnEquals": {"ecs:cluster": {"Ref": "ClusterArn"}}}}`,
+		`{"Sid": "GiveRunnersTheirRoles", "Effect": "Allow", "Action": "iam:PassRole", "Resource": {"Ref": "TaskRoleArns"},
+			"Condition": {"StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}}}`,
+		`{"Sid": "TellOperators", "Effect": "Allow", "Action": "sns:Publish", "Resource": {"Ref": "AlarmTopicArn"}}`,
+		`{"Sid": "EncryptItsExecutions", "Effect": "Allow", "Action": ["kms:Decrypt", "kms:GenerateDataKey"], "Resource": ` + key + `,
+			"Condition": {"StringEquals": {"kms:EncryptionContext:aws:states:stateMachineArn": ` + self + `}}}`,
+		`{"Sid": "EncryptItsLogOnTheWay", "Effect": "Allow", "Action": "kms:GenerateDataKey", "Resource": ` + key + `,
+			"Condition": {"StringEquals": {"kms:EncryptionContext:SourceArn": {"Fn::Sub": "arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:*"}}}}`,
+		`{"Sid": "DeliverItsLog", "Effect": "Allow", "Resource": "*", "Action": ["logs:CreateLogDelivery", "logs:GetLogDelivery",
+			"logs:UpdateLogDelivery", "logs:DeleteLogDelivery", "logs:ListLogDeliveries", "logs:PutResourcePolicy",
+			"logs:DescribeResourcePolicies", "logs:DescribeLogGroups"]}`,
+	}
+	if len(role.Policies) != 1 || len(role.Policies[0].PolicyDocument.Statement) != len(rights) {
+		return append(problems, fmt.Sprintf("the role has the policies %s", role.Policies))
+	}
+	for i, right := range rights {
+		want("a right", role.Policies[0].PolicyDocument.Statement[i], right)
+	}
+	return problems
+}
+
 // each calls f with every value of the key in a JSON value.
 func each(v any, key string, f func(any)) {
 	switch v := v.(type) {
