@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -51,7 +52,7 @@ type account struct {
 	answerRunTask   func(n int) (status int, answer string) // to the nth, from 1, instead of Moto; status 0: Moto after all
 	runTasks        []runTask
 	published       []url.Values
-	stateMachines   int
+	refusePublish   bool
 }
 
 // runTask is what RunTask was asked for, in the names of ECS's API.
@@ -105,10 +106,11 @@ func newAccount(t *testing.T) *account {
 	})
 
 	const ecs = "AmazonEC2ContainerServiceV20141113."
-	a.call(t, "states", "", `{"stepfunctions": {"execute_state_machine": true}}`, nil)
-	a.call(t, "ecs", ecs+"CreateCluster", `{"clusterName": "runners"}`, nil)
+	a.send(t, "states", "/moto-api/config", http.Header{"Content-Type": {"application/json"}}, `{"stepfunctions": {"execute_state_machine": true}}`)
+	var made any
+	a.call(t, "ecs", ecs+"CreateCluster", `{"clusterName": "runners"}`, &made)
 	a.call(t, "ecs", ecs+"RegisterTaskDefinition", `{"family": "runner", "requiresCompatibilities": ["FARGATE"], "networkMode": "awsvpc",
-		"cpu": "256", "memory": "512", "containerDefinitions": [{"name": "runner", "image": "runner", "memory": 512}]}`, nil)
+		"cpu": "256", "memory": "512", "containerDefinitions": [{"name": "runner", "image": "runner", "memory": 512}]}`, &made)
 	a.query(t, "sns", "Action=CreateTopic&Name=alarms&Version=2010-03-31")
 	ids := func(action, pattern string) []string {
 		found := regexp.MustCompile(pattern).FindAllString(a.query(t, "ec2", "Action="+action+"&Version=2016-11-15"), -1)
@@ -139,18 +141,26 @@ func (a *account) serve(w http.ResponseWriter, r *http.Request, moto http.Handle
 		return
 	case strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".RunTask"):
 		if status, answer := a.runTask(body); status != 0 {
-			w.Header().Set("Content-Type", "application/x-amz-json-1.1")
-			w.Header().Set("X-Amzn-RequestId", "1b2c3d4e") // Moto fails without one
-			w.WriteHeader(status)
-			io.WriteString(w, answer)
+			respond(w, status, answer)
 			return
 		}
 	case form.Get("Action") == "Publish":
 		a.mu.Lock()
 		a.published = append(a.published, form)
+		refuse := a.refusePublish
 		a.mu.Unlock()
+		if refuse {
+			respond(w, http.StatusForbidden, "<ErrorResponse><Error><Code>AuthorizationError</Code><Message>not authorized</Message></Error><RequestId>1b2c3d4e</RequestId></ErrorResponse>")
+			return
+		}
 	}
 	moto.ServeHTTP(w, r)
+}
+
+func respond(w http.ResponseWriter, status int, body string) {
+	w.Header().Set("X-Amzn-RequestId", "1b2c3d4e") // Moto fails without one
+	w.WriteHeader(status)
+	io.WriteString(w, body)
 }
 
 func (a *account) runTask(body []byte) (status int, answer string) {
@@ -216,21 +226,16 @@ func (a *account) invokeAPI(w http.ResponseWriter, r *http.Request, parameters [
 	json.NewEncoder(w).Encode(map[string]any{"StatusCode": resp.StatusCode, "ResponseBody": json.RawMessage(body)})
 }
 
-// call calls a JSON API of Moto's; without a target it sets Moto's own configuration.
+// call calls a JSON API of Moto's.
 func (a *account) call(t *testing.T, service, target, in string, out any) {
 	t.Helper()
-	path, header := "/", http.Header{"Content-Type": {"application/x-amz-json-1.1"}, "X-Amz-Target": {target}}
-	if target == "" {
-		path, header = "/moto-api/config", http.Header{"Content-Type": {"application/json"}}
-	}
-	answer := a.send(t, service, path, header, in)
-	if out != nil {
-		if err := json.Unmarshal([]byte(answer), out); err != nil {
-			t.Fatalf("%s: %v", target, err)
-		}
+	header := http.Header{"Content-Type": {"application/x-amz-json-1.1"}, "X-Amz-Target": {target}}
+	if err := json.Unmarshal([]byte(a.send(t, service, "/", header, in)), out); err != nil {
+		t.Fatalf("%s: %v", target, err)
 	}
 }
 
+// query calls an API of Moto's that takes a form.
 func (a *account) query(t *testing.T, service, form string) string {
 	t.Helper()
 	return a.send(t, service, "/", http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}, form)
@@ -341,7 +346,6 @@ func (a *account) execute(t *testing.T, file, target, input string) execution {
 	a.mu.Lock()
 	a.runTasks, a.published = nil, nil
 	a.mu.Unlock()
-	a.stateMachines++
 	call := func(action string, in map[string]any, out any) {
 		t.Helper()
 		body, err := json.Marshal(in)
@@ -352,7 +356,7 @@ func (a *account) execute(t *testing.T, file, target, input string) execution {
 	}
 	var made struct{ StateMachineArn, ExecutionArn string }
 	call("CreateStateMachine", map[string]any{
-		"name":       fmt.Sprintf("scale-out-%d", a.stateMachines),
+		"name":       "scale-out-" + rand.Text(),
 		"definition": forMoto(t, definition(t, file, target, a.subnets, a.groups)),
 		"roleArn":    "arn:aws:iam::123456789012:role/scale-out",
 	}, &made)
@@ -411,7 +415,7 @@ func (a *account) succeeded(t *testing.T, e execution, count int) {
 	}
 	var started []struct{ Outcome, Name, Task string }
 	if err := json.Unmarshal([]byte(e.Output), &started); err != nil || len(started) != count {
-		t.Errorf("%v: the output is %s, want %d runners", err, e.Output, count)
+		t.Errorf("the output: %v, %d runners, want %d", err, len(started), count)
 	}
 	names := map[string]bool{}
 	for _, s := range started {
@@ -578,6 +582,9 @@ func seesWhichRunnersDoNotStart(t *testing.T, a *account, file string) {
 
 func tellsTheOperators(t *testing.T, a *account, file string, name map[string]string) {
 	a.github.Restrict("repos/acme/known")
+	a.refusePublish = true
+	a.failed(t, a.execute(t, file, "orgs/other", `{"count": 2}`), name["TargetNotAllowed"], true) // and not SNS's error
+	a.refusePublish = false
 	for _, c := range []struct {
 		code, target string
 		calls        int // of GitHub
@@ -649,8 +656,8 @@ func TestStateMachinesDifferInGetTokenAlone(t *testing.T) {
 	}
 }
 
-// Only what waiting mends is retried, by name, never all at once and not for ever.
-func TestStateMachinesRetryByName(t *testing.T) {
+// Of the service's codes what waiting mends is retried, all else is told; of AWS's errors a few are retried, never all.
+func TestStateMachinesKnowTheErrorsByName(t *testing.T) {
 	lambda := []any{"RateLimited", "Unavailable", "Lambda.TooManyRequestsException", "Lambda.ServiceException",
 		"Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.ClientExecutionTimeoutException"}
 	ecs := []any{"Ecs.EcsException", "Ecs.ServerException", "Ecs.SdkClientException"}
@@ -678,6 +685,18 @@ func TestStateMachinesRetryByName(t *testing.T) {
 			t.Errorf("%s retries %v, want %v", file, got, want)
 		}
 	}
+	var machine any
+	if err := json.Unmarshal([]byte(definition(t, byLambda, "orgs/acme", nil, nil)), &machine); err != nil {
+		t.Fatal(err)
+	}
+	told := []any{"InvalidRequest", "TargetNotAllowed", "TargetNotFound", "CredentialMissing", "CredentialRejected", "CredentialForbidden", "Internal"}
+	each(machine, "GetToken", func(state any) {
+		each(state.(map[string]any)["Catch"], "ErrorEquals", func(caught any) {
+			if !reflect.DeepEqual(caught, told) {
+				t.Errorf("%s tells the operators of %v, want %v", byLambda, caught, told)
+			}
+		})
+	})
 }
 
 // translate prints the template as SAM hands it to CloudFormation. Managed policies are not asked for: it names none.
