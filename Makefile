@@ -75,8 +75,8 @@ local:
 	@CGO_ENABLED=0 go build $(FLAGS) -o $(BUILD)/local/bootstrap ./functions/token >&2
 	@go build -o $(BUILD)/local/stack ./internal/local >&2
 
-e2e: ## run against Moto's Secrets Manager, the SAM CLI, curl and the user data (.ci/run installs what they need)
-	go test -count=1 -v ./e2e
+e2e: ## run the function and all that callers copy against Moto, SAM local, shells, ... (.ci/run installs what they need)
+	go test -count=1 -timeout 30m -v ./e2e
 
 bench: ## compare the function with a hello-world Lambda, side by side
 	@go run ./internal/local/bench
