@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -622,42 +623,29 @@ func TestLinuxSettings(t *testing.T) {
 	}
 }
 
-// The signer in sh under each shell that is here, against botocore.
+// The signer in sh under each shell, against botocore's signatures.
 func TestLinuxSigner(t *testing.T) {
-	text, err := os.ReadFile(linuxSH)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(text), "# --- signer")
+	_, rest, _ := strings.Cut(readFile(t, linuxSH), "# --- signer")
 	signer, _, found := strings.Cut("# --- signer"+rest, "# --- end of signer")
 	if !found {
 		t.Fatal("the signer is not marked")
 	}
-	const host, path, date = "abc123.execute-api.eu-central-1.amazonaws.com", "/repos/acme/a.b_c-d/actions/runners/registration-token", "20261124T020304Z"
-	for _, session := range []string{"", "IQoJb3JpZ2luX2VjE/+abc=="} {
-		for _, key := range []string{credentials.SecretAccessKey, strings.Repeat("longerThanABlock", 5)} {
-			args := []string{host, path, region, date, credentials.AccessKeyID, key, session}
-			const botocore = `
-import sys, datetime
-import botocore.auth, botocore.awsrequest, botocore.credentials
-host, path, region, date, key, secret, token = sys.argv[1:]
-now = datetime.datetime.strptime(date, "%Y%m%dT%H%M%SZ")
-for name in ("get_current_datetime", "_utcnow"):
-    if hasattr(botocore.auth, name): setattr(botocore.auth, name, lambda *a, **k: now)
-r = botocore.awsrequest.AWSRequest("POST", "https://" + host + path, data=b"")
-botocore.auth.SigV4Auth(botocore.credentials.Credentials(key, secret, token or None), "execute-api", region).add_auth(r)
-assert r.context["timestamp"] == date, r.context
-print(r.headers["Authorization"], end="")`
-			want, err := exec.CommandContext(t.Context(), tool(t, "python"), append([]string{"-c", botocore}, args...)...).Output()
-			if err != nil {
-				t.Fatalf("botocore: %v %s", err, err.(*exec.ExitError).Stderr)
-			}
-			for _, shell := range [][]string{{"bash"}, {"dash"}, {"busybox", "sh"}} {
-				command := append(slices.Clone(shell), "-c", "set -eu\n"+signer+"\nauthorization \"$@\"", "signer")
-				got, err := exec.CommandContext(t.Context(), tool(t, command[0]), append(command[1:], args...)...).CombinedOutput()
-				if err != nil || string(got) != string(want) {
-					t.Errorf("%s: %v\n got %s\nwant %s", shell, err, got, want)
-				}
+	var cases []struct {
+		Name, Host, Path, Region, Date, Authorization string
+		AccessKey                                     string `json:"access_key"`
+		SecretKey                                     string `json:"secret_key"`
+		SessionToken                                  string `json:"session_token"`
+	}
+	if err := json.Unmarshal([]byte(readFile(t, vectors)), &cases); err != nil || len(cases) == 0 {
+		t.Fatalf("%d vectors: %v", len(cases), err)
+	}
+	for _, c := range cases {
+		for _, shell := range [][]string{{"bash"}, {"dash"}, {"busybox", "sh"}} {
+			args := append(slices.Clone(shell[1:]), "-c", "set -eu\n"+signer+"\nauthorization \"$@\"", "signer",
+				c.Host, c.Path, c.Region, c.Date, c.AccessKey, c.SecretKey, c.SessionToken)
+			got, err := exec.CommandContext(t.Context(), tool(t, shell[0]), args...).CombinedOutput()
+			if err != nil || string(got) != c.Authorization {
+				t.Errorf("%s, %s: %v\n got %s\nwant %s", c.Name, shell, err, got, c.Authorization)
 			}
 		}
 	}
@@ -669,16 +657,10 @@ func TestLinuxShellcheck(t *testing.T) {
 	}
 }
 
-// EC2 refuses larger user data than 16 KiB (the User Guide's "Run commands when you launch an EC2 instance"), and the
-// reader's own values come on top.
-func TestUserDataIsSmallEnoughForEC2(t *testing.T) {
-	for _, name := range []string{linuxSH} {
-		info, err := os.Stat(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if room := 16<<10 - info.Size(); room < 300 {
-			t.Errorf("%s leaves %d bytes for the reader's values", name, room)
-		}
+// EC2 refuses user data above 16 KiB (the User Guide's "Run commands when you launch an EC2 instance"), and the reader's
+// own values come on top.
+func TestLinuxIsUserData(t *testing.T) {
+	if room := 16<<10 - len(readFile(t, linuxSH)); room < 300 {
+		t.Errorf("there are %d bytes left for the reader's values", room)
 	}
 }
