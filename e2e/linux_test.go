@@ -138,7 +138,7 @@ func (b *boot) posted() int {
 	return b.posts
 }
 
-// write makes a program for sh.
+// write makes a script for sh.
 func (b *boot) write(t *testing.T, name, text string) {
 	t.Helper()
 	path := filepath.Join(b.dir, name)
@@ -173,12 +173,13 @@ env >>"$RECORD/svc.env"
 	"bin/installdependencies.sh": "",
 }
 
-func (b *boot) releases(t *testing.T) http.Handler {
+// pack makes the runner's package of scripts for sh, and its checksum.
+func pack(t *testing.T, scripts map[string]string) (tarball []byte, checksum string) {
 	t.Helper()
-	var pack bytes.Buffer
-	z := gzip.NewWriter(&pack)
+	var buffer bytes.Buffer
+	z := gzip.NewWriter(&buffer)
 	a := tar.NewWriter(z)
-	for name, text := range runner {
+	for name, text := range scripts {
 		text = "#!/bin/sh\n" + text
 		if err := a.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(text))}); err != nil {
 			t.Fatal(err)
@@ -188,19 +189,32 @@ func (b *boot) releases(t *testing.T) http.Handler {
 	if err := errors.Join(a.Close(), z.Close()); err != nil {
 		t.Fatal(err)
 	}
-	sum := sha256.Sum256(pack.Bytes())
-	b.checksum = hex.EncodeToString(sum[:])
-	arch := map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
+	sum := sha256.Sum256(buffer.Bytes())
+	return buffer.Bytes(), hex.EncodeToString(sum[:])
+}
+
+// arch is the machine's, as GitHub calls it.
+var arch = map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
+
+// release is GitHub's answer, as far as linux.sh reads it.
+func release(version, checksum string) string {
+	return fmt.Sprintf(`{"tag_name":"v%s","body":"## SHA-256 Checksums\n\n- actions-runner-linux-%s-%[1]s.tar.gz `+
+		`<!-- BEGIN SHA linux-%[2]s -->%s<!-- END SHA linux-%[2]s -->\n"}`, version, arch, checksum)
+}
+
+func (b *boot) releases(t *testing.T) http.Handler {
+	t.Helper()
+	var tarball []byte
+	tarball, b.checksum = pack(t, runner)
 	mux := http.NewServeMux()
 	for version, path := range map[string]string{"2.999.1": "/api/latest", "2.998.0": "/api/tags/v2.998.0"} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			fmt.Fprintf(w, `{"tag_name":"v%s","body":"## SHA-256 Checksums\n\n- actions-runner-linux-%s-%[1]s.tar.gz `+
-				`<!-- BEGIN SHA linux-%[2]s -->%s<!-- END SHA linux-%[2]s -->\n"}`, version, arch, b.checksum)
+			io.WriteString(w, release(version, b.checksum))
 		})
 		mux.HandleFunc("/download/v"+version+"/actions-runner-linux-"+arch+"-"+version+".tar.gz", func(w http.ResponseWriter, r *http.Request) {
-			w.Write(pack.Bytes())
+			w.Write(tarball)
 		})
 	}
 	return mux

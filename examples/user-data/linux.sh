@@ -230,11 +230,7 @@ as_runner() { # the environment goes on, without an argument
 install_runner() {
   local arch release package sum=$RUNNER_SHA256 get=(curl -qsSfL --retry 5 --retry-delay 2 --connect-timeout 10)
   [[ ! -e $RUNNER_DIR/.runner ]] || die 7 "RUNNER_DIR has a runner already: $RUNNER_DIR"
-  case $(uname -m) in
-    x86_64) arch=x64 ;;
-    aarch64) arch=arm64 ;;
-    *) die 7 "GitHub has no runner for $(uname -m)" ;;
-  esac
+  arch=$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')
   if [[ -z $sum || -z $RUNNER_VERSION ]]; then
     release=$("${get[@]}" "$RELEASES_URL/${RUNNER_VERSION:+tags/v}${RUNNER_VERSION:-latest}") || release=
     RUNNER_VERSION=$(field tag_name "$release")
@@ -301,7 +297,7 @@ END
       printf 'Environment="%s=%s"\n' "$name" "${!name}"
     done
     printf '\n[Install]\nWantedBy=multi-user.target\n'
-  } >"$UNIT"
+  } | install -m 644 /dev/stdin "$UNIT"
   systemctl daemon-reload
   systemctl enable --now "${UNIT##*/}" >&2
 }

@@ -1,0 +1,370 @@
+package e2e_test
+
+import (
+	"cmp"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	apiHost    = "abc123.execute-api." + region + ".amazonaws.com"
+	runnerUnit = "actions.runner.acme.service"
+	// What linux.sh meets in Debian's image for EC2; and libicu, so that GitHub's installdependencies.sh is not called.
+	debianPackages = "ca-certificates,cloud-init,curl,dbus,ifupdown,iproute2,libicu72,openssl,systemd,systemd-sysv"
+)
+
+// debianRunner is the runner of linux_test.go as another user's, refusing root as GitHub's does, and with a service that is a
+// unit of systemd like GitHub's.
+func debianRunner() map[string]string {
+	files := maps.Clone(runner)
+	files["config.sh"] = `RECORD=/record
+[ "$(id -u)" != 0 ] || { echo 'Must not run with sudo'; exit 1; }
+id -un >>/record/config.user
+printf %s "$ACTIONS_RUNNER_INPUT_TOKEN" | grep -slF -f - /proc/[0-9]*/cmdline >>/record/config.leaks
+` + runner["config.sh"]
+	files["bin/svc.sh"] = `set -e
+case $1 in
+  install)
+    printf '%s\n' '[Unit]' After=network-online.target '[Service]' "ExecStart=$PWD/run.sh" "WorkingDirectory=$PWD" "User=$2" KillMode=process \
+      TimeoutStopSec=5min '[Install]' WantedBy=multi-user.target >/etc/systemd/system/` + runnerUnit + `
+    systemctl daemon-reload
+    systemctl enable ` + runnerUnit + `
+    echo ` + runnerUnit + ` >.service
+    ;;
+  *) systemctl "$1" ` + runnerUnit + ` ;;
+esac
+`
+	files["run.sh"] = "[ -e .runner ] && exec sleep infinity\n"
+	files["bin/installdependencies.sh"] = "touch /record/installdependencies\n"
+	return files
+}
+
+// The first process of a machine, in process and mount namespaces of its own: whatever ends it ends the machine and its
+// mounts. A read-only /sys tells nspawn not to wait for udev.
+const machine = `mount -t proc proc /proc
+mkdir -p /run/systemd
+mount -t tmpfs tmpfs /run/systemd
+mount -o remount,bind,ro /sys
+ip link add internet type veth peer name eth0
+ip address add 192.0.2.1/24 dev internet
+ip address add 169.254.169.254/32 dev internet
+ip link set internet up
+for hierarchy in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+  [ ! -d $hierarchy ] || { mkdir $hierarchy/$0 && echo $$ >$hierarchy/$0/cgroup.procs; }
+done
+exec systemd-nspawn --quiet --register=no --keep-unit --boot --machine=debian --directory="$1" --network-interface=eth0 \
+  --resolv-conf=off --timezone=off --console=pipe --notify-ready=yes`
+
+// debian is a container that boots Debian 12: its systemd, then its cloud-init with the data source for EC2. Its network
+// card leads to a host that is IMDS, GitHub and API Gateway, so that the user data is linux.sh as a reader has it.
+//
+// Not proven here: EC2's kernel, disk, network and DHCP, Debian's image for it, GitHub's real runner. cloud-init, which does
+// not see EC2's BIOS, asks IMDS without a session token; linux.sh asks with one.
+type debian struct {
+	*boot
+	root        string
+	internet    http.Handler
+	certificate tls.Certificate
+
+	nspawn  *exec.Cmd
+	systemd string        // the process id of it, as nspawn sees it
+	off     chan struct{} // closed when the machine is
+}
+
+func newDebian(t *testing.T, ephemeral string) *debian {
+	t.Helper()
+	tree := debianTree(t)
+	for _, name := range []string{"systemd-nspawn", "ip", "nsenter", "journalctl"} {
+		tool(t, name)
+	}
+	d := &debian{boot: newBoot(t, credentials), root: t.TempDir()}
+	if out, err := exec.CommandContext(t.Context(), "tar", "-xf", tree, "-C", d.root).CombinedOutput(); err != nil {
+		t.Fatalf("tar: %v\n%s", err, out)
+	}
+	d.dir = d.root + "/record"
+	if err := errors.Join(os.Mkdir(d.dir, 0), os.Chmod(d.dir, 0o1777)); err != nil {
+		t.Fatal(err)
+	}
+	script := readFile(t, linuxSH)
+	for name, value := range map[string]string{"API_URL": "https://" + apiHost, "TARGET": "orgs/acme", "REGION": region, "RUNNER_EPHEMERAL": ephemeral} {
+		setting := regexp.MustCompile(`(\$\{` + name + `:=)[^}]*}`)
+		if len(setting.FindAllString(script, -1)) != 1 {
+			t.Fatalf("%s is not set once", name)
+		}
+		script = setting.ReplaceAllString(script, "${1}"+value+"}")
+	}
+	var ca string
+	d.certificate, ca = certify(t, apiHost, "api.github.com", "github.com")
+	for name, text := range map[string]string{
+		"etc/ssl/certs/ca-certificates.crt": ca,
+		"etc/hostname":                      "debian\n",
+		"etc/hosts":                         "127.0.0.1 localhost debian\n192.0.2.1 " + apiHost + " api.github.com github.com\n",
+		"etc/resolv.conf":                   "nameserver 127.0.0.1\n", // nobody, so that no is said at once
+		"etc/network/interfaces":            "auto eth0\niface eth0 inet static\n  address 192.0.2.2/24\n  gateway 192.0.2.1\n",
+		"etc/cloud/cloud.cfg.d/99_test.cfg": "datasource_list: [Ec2]\ndatasource: {Ec2: {strict_id: false}}\nnetwork: {config: disabled}\nlocale: C.UTF-8\n",
+	} {
+		if err := os.WriteFile(filepath.Join(d.root, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.internet = d.newInternet(t, script)
+	return d
+}
+
+// debianTree has Debian's mirrors asked once.
+func debianTree(t *testing.T) string {
+	t.Helper()
+	mmdebstrap := tool(t, "mmdebstrap")
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("only root can boot a container")
+		}
+		t.Skip("NOT TESTED: only root can boot a container")
+	}
+	path, err := filepath.Abs(fmt.Sprintf("../.build/debian-%.6x.tar", sha256.Sum256([]byte(debianPackages))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		partial := filepath.Dir(path) + "/debian.tar" // mmdebstrap goes by how the name ends
+		out, err := exec.CommandContext(t.Context(), mmdebstrap, "--variant=minbase", "--include="+debianPackages, "bookworm", partial).CombinedOutput()
+		if err != nil {
+			t.Fatalf("mmdebstrap: %v\n%s", err, out)
+		}
+		if err := os.Rename(partial, path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+func certify(t *testing.T, hosts ...string) (certificate tls.Certificate, ca string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "internet"}, DNSNames: hosts,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+func (d *debian) newInternet(t *testing.T, userData string) http.Handler {
+	t.Helper()
+	to := func(setting string) http.Handler {
+		i := slices.IndexFunc(d.env, func(v string) bool { return strings.HasPrefix(v, setting+"=") })
+		target, err := url.Parse(strings.TrimPrefix(d.env[i], setting+"="))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host // it is signed
+		}}
+	}
+	tarball, checksum := pack(t, debianRunner())
+	mux := http.NewServeMux()
+	mux.Handle(apiHost+"/", to("API_URL"))
+	mux.HandleFunc("api.github.com/repos/actions/runner/releases/latest", func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, release("2.999.1", checksum))
+	})
+	mux.HandleFunc("github.com/actions/runner/releases/download/v2.999.1/actions-runner-linux-"+arch+"-2.999.1.tar.gz", func(w http.ResponseWriter, r *http.Request) {
+		w.Write(tarball)
+	})
+	mux.Handle("169.254.169.254/latest/", to("IMDS_URL"))
+	mux.HandleFunc("169.254.169.254/{version}/{path...}", func(w http.ResponseWriter, r *http.Request) { // cloud-init
+		text, found := map[string]string{"user-data": userData, "meta-data/": "instance-id", "meta-data/instance-id": instanceID}[r.PathValue("path")]
+		if !found {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		io.WriteString(w, text)
+	})
+	return mux
+}
+
+// start switches the machine on, and returns when systemd has nothing left to start, the user data included.
+func (d *debian) start(t *testing.T) {
+	t.Helper()
+	d.off = make(chan struct{})
+	socket := t.TempDir() + "/notify"
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cgroup := "runner-token-broker-" + strconv.Itoa(os.Getpid())
+	d.nspawn = exec.Command("sh", "-ec", machine, cgroup, d.root)
+	d.nspawn.Env = append(os.Environ(), "NOTIFY_SOCKET="+socket)
+	if d.nspawn.Stderr, err = os.Create(d.dir + "/console"); err != nil {
+		t.Fatal(err)
+	}
+	d.nspawn.Stdout = d.nspawn.Stderr
+	d.nspawn.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		defer close(d.off)
+		defer notify.Close()
+		runtime.LockOSThread() // and never unlocked: the thread ends with this function, and the network with the thread
+		err := syscall.Unshare(syscall.CLONE_NEWNET)
+		web, webErr := net.Listen("tcp4", ":80")
+		tlsWeb, tlsErr := tls.Listen("tcp4", ":443", &tls.Config{Certificates: []tls.Certificate{d.certificate}})
+		if err = cmp.Or(err, webErr, tlsErr); err == nil {
+			for _, l := range []net.Listener{web, tlsWeb} {
+				server := &http.Server{Handler: d.internet}
+				defer server.Close()
+				go server.Serve(l)
+			}
+			err = d.nspawn.Start()
+		}
+		if started <- err; err == nil {
+			d.nspawn.Wait()
+			exec.Command("sh", "-c", "find /sys/fs/cgroup/*/"+cgroup+" -depth -type d -delete").Run()
+		}
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		d.nspawn.Process.Kill()
+		<-d.off
+	})
+	notify.SetReadDeadline(time.Now().Add(2 * time.Minute))
+	for buffer := make([]byte, 4096); ; {
+		n, err := notify.Read(buffer)
+		if err != nil {
+			t.Fatalf("Debian did not boot: %v\n%s", err, d.recorded(t, "console"))
+		}
+		for line := range strings.Lines(string(buffer[:n])) {
+			switch name, value, _ := strings.Cut(strings.TrimSpace(line), "="); name {
+			case "X_NSPAWN_LEADER_PID":
+				d.systemd = value
+			case "READY":
+				notify.SetReadDeadline(time.Time{})
+				go io.Copy(io.Discard, notify) // or systemd waits until it can say more
+				return
+			}
+		}
+	}
+}
+
+// do runs a command in the machine, as root.
+func (d *debian) do(t *testing.T, stdin string, command ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "nsenter",
+		append([]string{"-t", strconv.Itoa(d.nspawn.Process.Pid), "-p", "-m", "nsenter", "-t", d.systemd, "-a"}, command...)...)
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// powerOff ends the machine as systemd does, and returns its journal.
+func (d *debian) powerOff(t *testing.T) string {
+	t.Helper()
+	d.do(t, "", "systemctl", "poweroff")
+	select {
+	case <-d.off:
+	case <-time.After(time.Minute):
+		t.Fatalf("not off after a minute\n%s", d.recorded(t, "console"))
+	}
+	out, err := exec.CommandContext(t.Context(), "journalctl", "--directory="+d.root+"/var/log/journal", "--all").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// The user data runs by itself and as root, what it starts outlives it, and a runner that is not ephemeral leaves while
+// the network is still there, and is back when the machine is.
+func TestDebianBootsIntoARunner(t *testing.T) {
+	for _, ephemeral := range []string{"true", "false"} {
+		t.Run("ephemeral-"+ephemeral, func(t *testing.T) {
+			d := newDebian(t, ephemeral)
+			equal := func(what, got, want string) {
+				t.Helper()
+				if got != want {
+					t.Errorf("%s: got %q, want %q", what, got, want)
+				}
+			}
+			serves := func() {
+				t.Helper()
+				equal("the service and its user", d.do(t, "", "sh", "-c", "systemctl is-active "+runnerUnit+
+					" && stat -c %U /proc/$(systemctl show -P MainPID "+runnerUnit+")"), "active\ngithub-runner\n")
+			}
+			d.start(t)
+			if got := d.do(t, "", "cloud-init", "status"); got != "status: done\n" {
+				t.Fatalf("cloud-init: %s\n%s", got, readFile(t, d.root+"/var/log/cloud-init-output.log"))
+			}
+			joins := "--unattended --replace --url " + d.web + "/acme --name " + instanceID
+			if ephemeral == "true" {
+				joins += " --ephemeral"
+			}
+			joins += "\n"
+			equal("config.sh's arguments", d.recorded(t, "config.args"), joins)
+			token := d.github.Tokens()[0].Reveal()
+			if !strings.Contains(d.recorded(t, "config.env"), "\nACTIONS_RUNNER_INPUT_TOKEN="+token+"\n") {
+				t.Error("config.sh did not get the token in its environment")
+			}
+			if _, err := os.Stat(d.dir + "/installdependencies"); err == nil {
+				t.Error("libicu was not seen")
+			}
+			serves()
+			secrets := strings.Join([]string{token, d.creds.SecretAccessKey, d.creds.SessionToken}, "\n")
+			equal("secrets in memory", d.do(t, secrets, "grep", "-rslF", "-D", "skip", "-f", "-", "/run", "/tmp", "/dev/shm"), "")
+			printed := d.do(t, "", "sh", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ")
+			if !strings.Contains(printed, "systemd-journald") {
+				t.Errorf("the processes were not seen: %q", printed)
+			}
+			journal := d.powerOff(t)
+			users := "github-runner\n"
+			if ephemeral == "false" {
+				equal("config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n")
+				left, network := strings.Index(journal, "Stopped github-runner.service"), strings.Index(journal, "Stopping networking.service")
+				stopped := strings.Index(journal, "Stopped "+runnerUnit)
+				if stopped < 0 || left < stopped || network < left {
+					t.Errorf("not in the order of runner, leaving and network:\n%s", journal)
+				}
+				d.start(t)
+				equal("config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n"+joins)
+				serves()
+				journal = d.powerOff(t)
+				users = strings.Repeat(users, 4)
+			}
+			equal("config.sh's users", d.recorded(t, "config.user"), users)
+			equal("arguments with a token", d.recorded(t, "config.leaks"), "")
+			d.dir = d.root
+			d.keepsSecrets(t, printed+journal)
+		})
+	}
+}
