@@ -108,8 +108,8 @@ Test-Token 'a token' @(, @(201, $answer, $null)) '^AABF3J-x_9$' 1
 $wait = @(503, $limited, $second)
 Test-Token '503 twice' @($wait, $wait, @(201, $answer, $null)) '^AABF3J-x_9$' 3
 Test-Token 'Retry-After too long' @(, @(503, $limited, [TimeSpan]::FromSeconds(900))) '^6 no token within' 1
-Test-Token 'Forbidden' @(, @(403, '{"message":"Forbidden"}', $null)) '^5 refused: 403 without a code Forbidden' 1
-Test-Token 'a code' @(, @(502, '{"code":"CredentialRejected","message":"m"}', $null)) '^5 refused: 502 CredentialRejected m' 1
+Test-Token 'Forbidden' @(, @(403, '{"message":"Forbidden"}', $null)) '^5 refused: 403 without a code: Forbidden\. Remedy: API Gateway' 1
+Test-Token 'a code' @(, @(502, '{"code":"CredentialRejected","message":"m"}', $null)) '^5 refused: 502 CredentialRejected: m\. Remedy: operator' 1
 Test-Token 'an empty token' @(, @(201, '{"token":""}', $null)) '^5 the answer has no token' 1
 
 "$passed passed, $failed failed"
