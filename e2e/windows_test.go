@@ -93,7 +93,6 @@ var powerShellCommands = map[string]string{
 	"Get-FileHash":      "",
 	"Get-Process":       "-Id",
 	"Get-Random":        "-Maximum",
-	"Get-Service":       "",
 	"Get-Variable":      "-ValueOnly",
 	"Invoke-RestMethod": "-TimeoutSec",
 	"Invoke-WebRequest": "-OutFile -TimeoutSec -UseBasicParsing",

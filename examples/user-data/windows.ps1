@@ -240,9 +240,7 @@ function Register-Runner {
 	if ($RunnerEphemeral -eq 'true') { $arguments += ' --ephemeral' }
 	if ($RunnerLabels) { $arguments += " --labels `"$RunnerLabels`"" }
 	if ($RunnerGroup) { $arguments += " --runnergroup `"$RunnerGroup`"" }
-	Invoke-Config $answer.Token $arguments
-	$service = Get-Service ([IO.File]::ReadAllText("$RunnerDir\.service")) # config.cmd is content with one that failed
-	if ($service.Status -eq 'Stopped') { throw "8 the service $($service.Name) did not start: see $RunnerDir\_diag" }
+	Invoke-Config $answer.Token $arguments # starts the service, too, and fails if it does not run
 }
 
 # A shutdown script of the local group policy: Windows waits for it, ten minutes by default, with the network still up;
