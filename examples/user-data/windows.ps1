@@ -43,6 +43,7 @@ function Get-SettingProblem {
 		Region = '[a-z]{2}(-[a-z]+)+-\d+', "the API's AWS region, such as eu-central-1"
 		RunnerLabels = '[^\s"%]*', 'labels separated by commas, without spaces'
 		RunnerGroup = '[^"%]*', 'a name without quotes and %'
+		RunnerVersion = '([\d.]+)?', 'a version such as 2.330.0'
 		RunnerEphemeral = 'true|false', 'true or false'
 		RunnerDir = '[A-Za-z]:(\\[\w.-]+)+', 'an absolute path without spaces'
 	}
@@ -202,11 +203,12 @@ function Install-Runner {
 		Wait-Until 7 120 {
 			try {
 				$version, $sum = $RunnerVersion, $RunnerSha256
-				if (-not $sum) {
+				if (-not ($version -and $sum)) {
 					$url = "https://api.github.com/repos/actions/runner/releases/$(if ($version) { "tags/v$version" } else { 'latest' })"
 					$release = Invoke-RestMethod $url -TimeoutSec 60
 					$version = $release.tag_name.TrimStart('v')
-					$sum = ($release.assets | Where-Object name -EQ "actions-runner-win-x64-$version.zip").digest -replace '^sha256:'
+					$asset = $release.assets | Where-Object name -EQ "actions-runner-win-x64-$version.zip"
+					if (-not $sum) { $sum = $asset.digest -replace '^sha256:' }
 				}
 				$url = "https://github.com/actions/runner/releases/download/v$version/actions-runner-win-x64-$version.zip"
 				Invoke-WebRequest $url -UseBasicParsing -TimeoutSec 60 -OutFile $zip

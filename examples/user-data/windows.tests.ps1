@@ -55,7 +55,7 @@ Test-Equal 'remedy of the network' ((Get-Remedy 0 '') -match 'network') $true
 Test-Equal 'settings that are good' (Get-SettingProblem) ''
 foreach ($bad in @('ApiUrl', ''), @('ApiUrl', 'http://example.com'), @('Target', ''), @('Target', 'orgs/Acme'),
 	@('Target', 'acme'), @('Target', 'repos/acme/..'), @('Region', ''), @('Region', 'Frankfurt'), @('RunnerLabels', 'a b'),
-	@('RunnerGroup', 'a"b'), @('RunnerEphemeral', 'yes'), @('RunnerDir', 'C:\my runner')) {
+	@('RunnerGroup', 'a"b'), @('RunnerVersion', 'v2.330.0'), @('RunnerEphemeral', 'yes'), @('RunnerDir', 'C:\my runner')) {
 	$name, $value = $bad
 	$before = Get-Variable $name -ValueOnly
 	Set-Variable $name $value
