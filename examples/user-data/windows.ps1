@@ -41,8 +41,8 @@ function Get-SettingProblem {
 		Target = '(orgs|enterprises)/[a-z0-9][a-z0-9_-]*|repos/[a-z0-9][a-z0-9_-]*/(?!\.\.?\z)[a-z0-9._-]+',
 			'orgs/ORG, repos/OWNER/REPOSITORY or enterprises/ENTERPRISE, in lower case'
 		Region = '[a-z]{2}(-[a-z]+)+-\d+', "the API's AWS region, such as eu-central-1"
-		RunnerLabels = '[^\s"%]*', 'labels separated by commas, without spaces'
-		RunnerGroup = '[^"%]*', 'a name without quotes and %'
+		RunnerLabels = '[^\s"%\\]*', 'labels separated by commas, without spaces'
+		RunnerGroup = '[^"%\\]*', 'a name without " % \'
 		RunnerVersion = '([\d.]+)?', 'a version such as 2.330.0'
 		RunnerEphemeral = 'true|false', 'true or false'
 		RunnerDir = '[A-Za-z]:(\\[\w.-]+)+', 'an absolute path without spaces'

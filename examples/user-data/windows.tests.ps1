@@ -55,7 +55,8 @@ Test-Equal 'remedy of the network' ((Get-Remedy 0 '') -match 'network') $true
 Test-Equal 'settings that are good' (Get-SettingProblem) ''
 foreach ($bad in @('ApiUrl', ''), @('ApiUrl', 'http://example.com'), @('Target', ''), @('Target', 'orgs/Acme'),
 	@('Target', 'acme'), @('Target', 'repos/acme/..'), @('Region', ''), @('Region', 'Frankfurt'), @('RunnerLabels', 'a b'),
-	@('RunnerGroup', 'a"b'), @('RunnerVersion', 'v2.330.0'), @('RunnerEphemeral', 'yes'), @('RunnerDir', 'C:\my runner')) {
+	@('RunnerGroup', 'a"b'), @('RunnerGroup', 'a\'), @('RunnerVersion', 'v2.330.0'), @('RunnerEphemeral', 'yes'),
+	@('RunnerDir', 'C:\my runner')) {
 	$name, $value = $bad
 	$before = Get-Variable $name -ValueOnly
 	Set-Variable $name $value
@@ -108,8 +109,10 @@ Test-Token 'a token' @(, @(201, $answer, $null)) '^AABF3J-x_9$' 1
 $wait = @(503, $limited, $second)
 Test-Token '503 twice' @($wait, $wait, @(201, $answer, $null)) '^AABF3J-x_9$' 3
 Test-Token 'Retry-After too long' @(, @(503, $limited, [TimeSpan]::FromSeconds(900))) '^6 no token within' 1
-Test-Token 'Forbidden' @(, @(403, '{"message":"Forbidden"}', $null)) '^5 refused: 403 without a code: Forbidden\. Remedy: API Gateway' 1
-Test-Token 'a code' @(, @(502, '{"code":"CredentialRejected","message":"m"}', $null)) '^5 refused: 502 CredentialRejected: m\. Remedy: operator' 1
+$forbidden = '{"message":"Forbidden"}'
+Test-Token 'Forbidden' @(, @(403, $forbidden, $null)) '^5 refused: 403 without a code: Forbidden\. Remedy: API G' 1
+$rejected = '{"code":"CredentialRejected","message":"m"}'
+Test-Token 'a code' @(, @(502, $rejected, $null)) '^5 refused: 502 CredentialRejected: m\. Remedy: operator' 1
 Test-Token 'an empty token' @(, @(201, '{"token":""}', $null)) '^5 the answer has no token' 1
 
 "$passed passed, $failed failed"
