@@ -253,14 +253,16 @@ function Register-ShutdownScript {
 	$ini = "$policy\Machine\Scripts\scripts.ini"
 	$call = "-NoProfile -ExecutionPolicy Bypass -File `"$dir\windows.ps1`" -Remove -ApiUrl $ApiUrl -Target $Target " +
 		"-Region $Region -RunnerDir $RunnerDir -RunnerTokenTimeout 20"
-	$foreign = -not (Test-Path $dir) -and (Test-Path "$policy\gpt.ini", $ini) -contains $true
+	$old = "$(Get-Content "$policy\gpt.ini", $ini -ErrorAction Ignore)"
 	$null = New-Item -ItemType Directory -Force $dir, "$policy\Machine\Scripts"
 	Copy-Item $PSCommandPath "$dir\windows.ps1"
-	if ($foreign) { throw "8 the runner will not leave: this machine has a local policy, add to it: powershell $call" }
-	Set-Content $ini '[Shutdown]', "0CmdLine=$((Get-Process -Id $PID).Path)", "0Parameters=$call"
+	if ($old -and $old -notlike "*$dir*") {
+		throw "8 the runner will not leave: this machine has a local policy, add a shutdown script to it: powershell $call"
+	}
+	Set-Content $ini '[Shutdown]', "0CmdLine=$env:SystemRoot\System32\WindowsPowerShell\v1.0\powershell.exe", "0Parameters=$call"
 	Set-Content "$policy\gpt.ini" '[General]', 'Version=1',
 		'gPCMachineExtensionNames=[{42B5FAAE-6536-11D2-AE5A-0000F87571E3}{40B6664F-4972-11D1-A7CA-0000F87571E3}]'
-	$null = gpupdate.exe /target:computer /force
+	Write-Log "$('n' | gpupdate.exe /target:computer /force)" # n: no restart, should another policy want one
 }
 
 if ($FunctionsOnly) { return } # for the tests; EC2Launch dot-sources too
