@@ -129,7 +129,7 @@ function Wait-Until($Status, $Seconds, $Problem) { # $Problem says what is wrong
 	while ($why = & $Problem) {
 		if ($watch.Elapsed.TotalSeconds -ge $Seconds) { throw "$Status $why (after $Seconds s)" }
 		Write-Log "$why; waiting"
-		Start-Sleep 2
+		Start-Sleep 5
 	}
 }
 
