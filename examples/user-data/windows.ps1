@@ -98,7 +98,7 @@ function Send-Request($Method, [string]$Url, $Headers, $Seconds) {
 		$answer.Date = $response.Headers.Date
 		if ($response.Headers.RetryAfter) { $answer.RetryAfter = $response.Headers.RetryAfter.Delta }
 		$answer.Status = [int]$response.StatusCode
-	} catch { $answer.Error = $_.Exception.GetBaseException().Message } finally { $client.Dispose() }
+	} catch { $answer.Error = "no answer: $($_.Exception.GetBaseException().Message)" } finally { $client.Dispose() }
 	$answer
 }
 
