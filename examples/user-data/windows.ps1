@@ -31,8 +31,8 @@ $ProgressPreference = 'SilentlyContinue' # the bar takes longer than the downloa
 function Write-Log($Message) { # not Write-Host, which is in the output of powershell.exe
 	[Console]::Error.WriteLine("runner: $Message")
 	if ($TokenOnly) { return }
-	$line = "$([DateTime]::UtcNow.ToString('s'))Z $Message"
-	Add-Content "$env:ProgramData\runner-token-broker.log" $line -ErrorAction Ignore
+	$now = [DateTime]::UtcNow.ToString('s')
+	Add-Content "$env:ProgramData\runner-token-broker.log" "${now}Z $Message" -ErrorAction Ignore
 }
 
 function Get-SettingProblem {
@@ -76,7 +76,7 @@ function Get-Authorization($Authority, $Path, $Region, $Date, $Id, $Secret, $Tok
 	"AWS4-HMAC-SHA256 Credential=$Id/$scope, SignedHeaders=$names, Signature=$(ConvertTo-Hex $key)"
 }
 
-# Not ConvertFrom-Json: its errors quote what it was given, and so does the event log where modules are logged.
+# Not ConvertFrom-Json: its errors quote what it was given, and so may the event log.
 function Get-Field($Json, $Name) {
 	[regex]::Match($Json, '"' + $Name + '"\s*:\s*"((?:[^"\\]|\\.)*)"').Groups[1].Value
 }
@@ -165,8 +165,10 @@ function Send-Signed($Kind, $Seconds) { # credentials and signature are new for 
 	$id, $secret, $session = 'AccessKeyId', 'SecretAccessKey', 'Token' | ForEach-Object { Get-Field $json $_ }
 	$url = [Uri]"$($ApiUrl.TrimEnd('/'))/$Target/actions/runners/$Kind"
 	$date = [DateTime]::UtcNow.ToString("yyyyMMdd'T'HHmmss'Z'", [Globalization.CultureInfo]::InvariantCulture)
-	$headers = @{ 'x-amz-date' = $date }
-	$headers['Authorization'] = Get-Authorization $url.Authority $url.AbsolutePath $Region $date $id $secret $session
+	$headers = @{
+		Authorization = Get-Authorization $url.Authority $url.AbsolutePath $Region $date $id $secret $session
+		'x-amz-date' = $date
+	}
 	if ($session) { $headers['x-amz-security-token'] = $session }
 	Send-Request POST $url.AbsoluteUri $headers $Seconds
 }
@@ -204,13 +206,13 @@ function Install-Runner {
 			try {
 				$version, $sum = $RunnerVersion, $RunnerSha256
 				if (-not ($version -and $sum)) {
-					$url = "https://api.github.com/repos/actions/runner/releases/$(if ($version) { "tags/v$version" } else { 'latest' })"
-					$release = Invoke-RestMethod $url -TimeoutSec 60
+					$which = if ($version) { "tags/v$version" } else { 'latest' }
+					$release = Invoke-RestMethod "https://api.github.com/repos/actions/runner/releases/$which" -TimeoutSec 60
 					$version = $release.tag_name.TrimStart('v')
-					$asset = $release.assets | Where-Object name -EQ "actions-runner-win-x64-$version.zip"
-					if (-not $sum) { $sum = $asset.digest -replace '^sha256:' }
 				}
-				$url = "https://github.com/actions/runner/releases/download/v$version/actions-runner-win-x64-$version.zip"
+				$package = "actions-runner-win-x64-$version.zip"
+				if (-not $sum) { $sum = ($release.assets | Where-Object name -EQ $package).digest -replace '^sha256:' }
+				$url = "https://github.com/actions/runner/releases/download/v$version/$package"
 				Invoke-WebRequest $url -UseBasicParsing -TimeoutSec 60 -OutFile $zip
 				if ((Get-FileHash $zip).Hash -ne $sum) { "the checksum of runner $version is wrong: nothing of it was used" }
 			} catch { "no runner: $($_.Exception.Message) (if GitHub limits this address, set RunnerVersion and RunnerSha256)" }
@@ -249,7 +251,8 @@ function Register-Runner {
 # a task on the shutdown event would race with the shutdown.
 function Register-ShutdownScript {
 	$dir = "$env:ProgramFiles\runner-token-broker" # SYSTEM runs what is in it, so not where everybody may write
-	$policy = "$env:SystemRoot\System32\GroupPolicy"
+	$system = "$env:SystemRoot\System32"
+	$policy = "$system\GroupPolicy"
 	$ini = "$policy\Machine\Scripts\scripts.ini"
 	$call = "-NoProfile -ExecutionPolicy Bypass -File `"$dir\windows.ps1`" -Remove -ApiUrl $ApiUrl -Target $Target " +
 		"-Region $Region -RunnerDir $RunnerDir -RunnerTokenTimeout 20"
@@ -257,9 +260,9 @@ function Register-ShutdownScript {
 	$null = New-Item -ItemType Directory -Force $dir, "$policy\Machine\Scripts"
 	Copy-Item $PSCommandPath "$dir\windows.ps1"
 	if ($old -and $old -notlike "*$dir*") {
-		throw "8 the runner will not leave: this machine has a local policy, add a shutdown script to it: powershell $call"
+		throw "8 the runner will not leave: this machine has a local policy, add to it: powershell $call"
 	}
-	Set-Content $ini '[Shutdown]', "0CmdLine=$env:SystemRoot\System32\WindowsPowerShell\v1.0\powershell.exe", "0Parameters=$call"
+	Set-Content $ini '[Shutdown]', "0CmdLine=$system\WindowsPowerShell\v1.0\powershell.exe", "0Parameters=$call"
 	Set-Content "$policy\gpt.ini" '[General]', 'Version=1',
 		'gPCMachineExtensionNames=[{42B5FAAE-6536-11D2-AE5A-0000F87571E3}{40B6664F-4972-11D1-A7CA-0000F87571E3}]'
 	Write-Log "$('n' | gpupdate.exe /target:computer /force)" # n: no restart, should another policy want one
