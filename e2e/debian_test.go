@@ -340,6 +340,9 @@ func TestDebianBootsIntoARunner(t *testing.T) {
 				t.Error("libicu was not seen")
 			}
 			serves()
+			// As docs/user-data.md says.
+			asked := d.do(t, "", "bash", "/var/lib/cloud/instance/scripts/part-001", "--token-only")
+			equal("asking again", asked, token+"\n")
 			secrets := strings.Join([]string{token, d.creds.SecretAccessKey, d.creds.SessionToken}, "\n")
 			equal("secrets in memory", d.do(t, secrets, "grep", "-rslF", "-D", "skip", "-f", "-", "/run", "/tmp", "/dev/shm"), "")
 			printed := d.do(t, "", "sh", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ")

@@ -455,7 +455,7 @@ func TestLinuxFaults(t *testing.T) {
 		{name: "Retry-After a date", api: times(1, response(503, `{"code":"RateLimited","message":"m"}`, "Retry-After", "Wed, 25 Nov 2026 15:16:44 GMT")), posts: 2},
 		{name: "Forbidden, the Region is another", env: "REGION=us-east-1", status: 5, says: "API Gateway refused", posts: 1},
 		{name: "TargetNotAllowed", env: "TARGET=orgs/other", status: 5, says: "add orgs/other to AllowedTargets", posts: 1},
-		{name: "no token", api: times(1, response(201, `{"token":""}`)), status: 5, says: "no token", posts: 1},
+		{name: "no token", api: times(1, response(201, `{"token":"","runner_url":"https://github.com/acme"}`)), status: 5, says: "no token", posts: 1},
 		{name: "unreachable", env: "API_URL=http://127.0.0.1:1", timeout: "2", status: 6, says: "curl's error 7"},
 		{name: "a certificate of nobody", env: "API_URL=" + untrusted(t), status: 5, says: "curl's error 60"},
 	} {
@@ -464,7 +464,7 @@ func TestLinuxFaults(t *testing.T) {
 			b.fail(c.imds, c.api)
 			out, errs, status := b.run(t, []string{cmp.Or(c.env, "x="), "RUNNER_TOKEN_TIMEOUT=" + cmp.Or(c.timeout, "20")}, linuxSH, "--token-only")
 			posts := b.posted()
-			if c.posts == several && posts > 1 {
+			if c.posts == several && posts > 5 { // up to the end of the time, however long the waits have become
 				c.posts = posts
 			}
 			if status != c.status || !strings.Contains(errs, c.says) || posts != c.posts || (out != "") != (status == 0) {
@@ -512,7 +512,7 @@ func TestLinuxWaits(t *testing.T) {
 		t.Errorf("credentials 10 s late: exit %d\n%s", status, errs)
 	}
 
-	// The clock of the script, curl and all, is an hour ahead until somebody sets it.
+	// The clock of the script, curl and all, is an hour off until somebody sets it.
 	clock := filepath.Join(b.dir, "clock")
 	set := func(offset string) {
 		if err := os.WriteFile(clock, []byte(offset), 0o644); err != nil {
@@ -524,10 +524,10 @@ func TestLinuxWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		name, timeout string
-		tries, status int // the clock is set after so many
-	}{{"an hour ahead, then set", "20", 2, 0}, {"an hour ahead", "3", 1e9, 4}} {
-		set("+1h")
+		offset, timeout string
+		tries, status   int // the clock is set after so many
+	}{{"+1h", "20", 2, 0}, {"-1h", "20", 2, 0}, {"+1h", "3", 1e9, 4}} {
+		set(c.offset)
 		b.fail(nil, func() *http.Response {
 			if b.posts == c.tries {
 				set("+0")
@@ -536,8 +536,8 @@ func TestLinuxWaits(t *testing.T) {
 		})
 		_, errs, status := b.run(t, []string{"RUNNER_TOKEN_TIMEOUT=" + c.timeout, "LD_PRELOAD=" + string(preload),
 			"FAKETIME_TIMESTAMP_FILE=" + clock, "FAKETIME_NO_CACHE=1"}, linuxSH, "--token-only")
-		if status != c.status || !strings.Contains(errs, "the clock is off by 36") {
-			t.Errorf("%s: exit %d\n%s", c.name, status, errs)
+		if off := strings.Contains(errs, "the clock is off by "); status != c.status || !off {
+			t.Errorf("the clock is %s off: exit %d\n%s", c.offset, status, errs)
 		}
 	}
 }
@@ -598,6 +598,7 @@ func TestLinuxWrongChecksum(t *testing.T) {
 		if _, err := os.Stat(b.dir + "/runner"); status != 7 || !strings.Contains(errs, "checksum") || err == nil || b.posted() > 0 {
 			t.Errorf("%s: exit %d, %d tries, runner's directory: %v\n%s", env, status, b.posted(), err, errs)
 		}
+		b.keepsSecrets(t, errs) // and leaves nothing behind
 	}
 	// With version and checksum nobody is asked for the release.
 	_, errs, status := b.run(t, []string{"RUNNER_VERSION=2.998.0", "RUNNER_SHA256=" + good, "RELEASES_URL=http://127.0.0.1:1"}, linuxSH)
