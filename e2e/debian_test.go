@@ -24,7 +24,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -182,8 +181,7 @@ func certify(t *testing.T, hosts ...string) (certificate tls.Certificate, ca str
 func (d *debian) newInternet(t *testing.T, userData string) http.Handler {
 	t.Helper()
 	to := func(setting string) http.Handler {
-		i := slices.IndexFunc(d.env, func(v string) bool { return strings.HasPrefix(v, setting+"=") })
-		target, err := url.Parse(strings.TrimPrefix(d.env[i], setting+"="))
+		target, err := url.Parse(d.setting(setting))
 		if err != nil {
 			t.Fatal(err)
 		}

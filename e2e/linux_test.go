@@ -50,9 +50,10 @@ type boot struct {
 
 	mu       sync.Mutex
 	checksum string                // of the runner's package, as the release has it
-	imds     func() int            // the status of IMDS's next answer; nil or 0: its own
+	imds     func(path string) int // the status of IMDS's next answer; nil or 0: its own
 	api      func() *http.Response // instead of the API's next answer; nil: its own
-	posts    int
+	asked    int                   // of IMDS
+	posts    int                   // to the API
 }
 
 func newBoot(t *testing.T, c aws.Credentials) *boot {
@@ -91,8 +92,9 @@ func newBoot(t *testing.T, c aws.Credentials) *boot {
 	metadata := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.mu.Lock()
 		status := 0
+		b.asked++
 		if b.imds != nil {
-			status = b.imds()
+			status = b.imds(r.URL.Path)
 		}
 		b.mu.Unlock()
 		if status != 0 {
@@ -124,18 +126,28 @@ esac`)
 	return b
 }
 
-// fail makes imds and api decide what goes wrong from now on, and counts the API's requests anew.
-func (b *boot) fail(imds func() int, api func() *http.Response) {
+// fail makes imds and api decide what goes wrong from now on, and counts requests anew.
+func (b *boot) fail(imds func(path string) int, api func() *http.Response) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.imds, b.api, b.posts = imds, api, 0
+	b.imds, b.api, b.asked, b.posts = imds, api, 0, 0
 }
 
-// posted is how often the API was asked.
-func (b *boot) posted() int {
+// setting returns a variable of the environment, "" if there is none.
+func (b *boot) setting(name string) string {
+	for _, v := range b.env {
+		if value, ok := strings.CutPrefix(v, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// requests is how often IMDS and the API were asked.
+func (b *boot) requests() (asked, posts int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.posts
+	return b.asked, b.posts
 }
 
 // write makes a script for sh.
@@ -277,12 +289,8 @@ func (b *boot) keepsSecrets(t *testing.T, printed string) {
 			t.Errorf("%d files were looked into: %v", files, err)
 		}
 	}
-	for _, v := range b.env {
-		if dir, ok := strings.CutPrefix(v, "TMPDIR="); ok {
-			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-				t.Errorf("left in the temporary folder: %v, %v", left, err)
-			}
-		}
+	if left, err := os.ReadDir(b.setting("TMPDIR")); err != nil || len(left) > 0 {
+		t.Errorf("left in the temporary folder: %v, %v", left, err)
 	}
 }
 
@@ -339,9 +347,49 @@ func TestLinuxRegisters(t *testing.T) {
 			if got := b.recorded(t, "svc.args"); !strings.HasPrefix(got, "install ") || !strings.HasSuffix(got, "\nstart\n") {
 				t.Errorf("svc.sh got %q", got)
 			}
+			// What config.sh writes, credentials among it, is for nobody else.
+			if info, err := os.Stat(b.dir + "/runner/.runner"); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf(".runner: %v, %v", info, err)
+			}
 			b.keepsSecrets(t, out+errs)
 		})
 	}
+}
+
+func TestLinuxSaysWhatFailed(t *testing.T) {
+	b := newBoot(t, credentials)
+	full, broken := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(full+"/file", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(broken+"/tar", []byte("#!/bin/sh\nexit 2\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		env    string
+		imds   func(string) int
+		status int
+		says   string
+	}{
+		{"RUNNER_DIR=" + full, nil, 7, "RUNNER_DIR is not empty"},
+		{"DOWNLOAD_URL=http://127.0.0.1:1", nil, 7, "no package"},
+		{"PATH=" + broken + ":" + b.setting("PATH"), nil, 1, "a command failed with 2"},
+		{"RUNNER_DIR=" + t.TempDir() + "/a/b", func(path string) int {
+			if strings.HasSuffix(path, "/instance-id") {
+				return http.StatusNotFound
+			}
+			return 0
+		}, 3, "no instance id"},
+	} {
+		b.fail(c.imds, nil)
+		_, errs, status := b.run(t, []string{c.env}, linuxSH)
+		last := errs[strings.LastIndex(strings.TrimSpace(errs), "\n")+1:]
+		if status != c.status || !strings.HasPrefix(last, "runner: ") || !strings.Contains(last, c.says) || b.recorded(t, "config.args") != "" {
+			t.Errorf("%s: exit %d, want %d and %q\n%s", c.env, status, c.status, c.says, errs)
+		}
+		os.RemoveAll(b.dir + "/runner")
+	}
+	b.keepsSecrets(t, "")
 }
 
 // What systemd would do with the unit, over the life of an instance.
@@ -397,6 +445,14 @@ func TestLinuxLeavesAndJoinsAgain(t *testing.T) {
 	if last.Path != "/orgs/acme/actions/runners/remove-token" {
 		t.Errorf("stopping asked for %s", last.Path)
 	}
+	// However long it is asked to wait: it holds up the shutdown.
+	b.fail(nil, func() *http.Response {
+		return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"30"}}}
+	})
+	if _, errs, status := b.run(t, append(env, "RUNNER_TOKEN_TIMEOUT=300"), b.dir+"/hook", "--remove"); status != 6 {
+		t.Errorf("a limit while stopping: exit %d\n%s", status, errs)
+	}
+	b.fail(nil, nil)
 	exec("ExecStart")
 	if got := b.recorded(t, "config.args"); got != joined+"remove\n"+joined {
 		t.Errorf("starting again did not register the runner: %q", got)
@@ -421,8 +477,8 @@ func TestLinuxFaults(t *testing.T) {
 			return nil
 		}
 	}
-	statuses := func(n, status int) func() int {
-		return func() int {
+	statuses := func(n, status int) func(string) int {
+		return func(string) int {
 			if n--; n >= 0 {
 				return status
 			}
@@ -430,9 +486,10 @@ func TestLinuxFaults(t *testing.T) {
 		}
 	}
 	const always, several = 1e9, -1
+	first := map[string]bool{} // how long is slept after the first failure
 	for _, c := range []struct {
 		name    string
-		imds    func() int
+		imds    func(string) int
 		api     func() *http.Response
 		env     string
 		timeout string // "20" if empty
@@ -450,28 +507,41 @@ func TestLinuxFaults(t *testing.T) {
 		{name: "500 with a code", api: times(always, response(500, `{"code":"Internal","message":"internal error"}`)), status: 5, says: "request_id", posts: 1},
 		{name: "502 without a code", api: times(1, response(502, `{"message":"Bad Gateway"}`)), posts: 2},
 		{name: "502 with a code", api: times(always, response(502, `{"code":"CredentialRejected","message":"m"}`)), status: 5, says: "put a new one", posts: 1},
-		{name: "503 for ever", api: times(always, response(503, `{"code":"Unavailable","message":"m"}`)), timeout: "4", status: 6, says: "RUNNER_TOKEN_TIMEOUT=4", posts: several},
+		{name: "503 for ever", api: times(always, response(503, `{"code":"Unavailable","message":"m"}`)), timeout: "2", status: 6, says: "RUNNER_TOKEN_TIMEOUT=2", posts: several},
 		{name: "Retry-After too long", api: times(always, response(503, `{"code":"RateLimited","message":"m"}`, "Retry-After", "900")), status: 6, says: "RUNNER_TOKEN_TIMEOUT=20", posts: 1},
 		{name: "Retry-After a date", api: times(1, response(503, `{"code":"RateLimited","message":"m"}`, "Retry-After", "Wed, 25 Nov 2026 15:16:44 GMT")), posts: 2},
 		{name: "Forbidden, the Region is another", env: "REGION=us-east-1", status: 5, says: "API Gateway refused", posts: 1},
 		{name: "TargetNotAllowed", env: "TARGET=orgs/other", status: 5, says: "add orgs/other to AllowedTargets", posts: 1},
 		{name: "no token", api: times(1, response(201, `{"token":"","runner_url":"https://github.com/acme"}`)), status: 5, says: "no token", posts: 1},
 		{name: "unreachable", env: "API_URL=http://127.0.0.1:1", timeout: "2", status: 6, says: "curl's error 7"},
+		{name: "mute", env: "API_URL=" + cutOff(t, false), timeout: "2", status: 6, says: "curl's error 28"},
+		{name: "cut off", env: "API_URL=" + cutOff(t, true), timeout: "2", status: 6, says: "curl's error 52"},
+		{name: "no TLS", env: "API_URL=https" + strings.TrimPrefix(b.setting("API_URL"), "http"), timeout: "2", status: 6, says: "curl's error 35"},
 		{name: "a certificate of nobody", env: "API_URL=" + untrusted(t), status: 5, says: "curl's error 60"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			os.Remove(filepath.Join(b.dir, "sleep"))
 			b.fail(c.imds, c.api)
+			start := time.Now()
 			out, errs, status := b.run(t, []string{cmp.Or(c.env, "x="), "RUNNER_TOKEN_TIMEOUT=" + cmp.Or(c.timeout, "20")}, linuxSH, "--token-only")
-			posts := b.posted()
+			asked, posts := b.requests()
 			if c.posts == several && posts > 5 { // up to the end of the time, however long the waits have become
 				c.posts = posts
 			}
 			if status != c.status || !strings.Contains(errs, c.says) || posts != c.posts || (out != "") != (status == 0) {
 				t.Errorf("exit %d after %d tries, want %d after %d and %q:\n%s", status, posts, c.status, c.posts, c.says, errs)
 			}
+			if took := time.Since(start); c.timeout != "" && took > 5*time.Second {
+				t.Errorf("it took %s, and was given %s s", took, c.timeout)
+			}
+			if posts > 1 && asked < 3*posts { // token, role, credentials
+				t.Errorf("IMDS was asked %d times for %d tries", asked, posts)
+			}
 			slept := 0.0
-			for _, s := range strings.Fields(b.recorded(t, "sleep")) {
+			for i, s := range strings.Fields(b.recorded(t, "sleep")) {
+				if i == 0 && c.sleeps == 0 {
+					first[s] = true
+				}
 				n, err := strconv.ParseFloat(s, 64)
 				if err != nil {
 					t.Error(err)
@@ -483,7 +553,22 @@ func TestLinuxFaults(t *testing.T) {
 			}
 		})
 	}
+	if len(first) < 2 {
+		t.Errorf("there is no jitter: %v", first)
+	}
 	b.keepsSecrets(t, "")
+}
+
+// cutOff takes requests and answers none of them.
+func cutOff(t *testing.T, hangUp bool) string {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if hangUp {
+			panic(http.ErrAbortHandler)
+		}
+		<-r.Context().Done()
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
 }
 
 func untrusted(t *testing.T) string {
@@ -499,7 +584,7 @@ func TestLinuxWaits(t *testing.T) {
 	b := newBoot(t, credentials)
 	b.env = append(b.env, "PATH="+os.Getenv("PATH"))
 	var first time.Time
-	b.fail(func() int {
+	b.fail(func(string) int {
 		if first.IsZero() {
 			first = time.Now()
 		}
@@ -547,12 +632,10 @@ func TestLinuxInterrupted(t *testing.T) {
 	for _, hang := range []string{"asking", "config.sh"} {
 		t.Run(hang, func(t *testing.T) {
 			b := newBoot(t, credentials)
-			asking := make(chan struct{}, 1)
 			env := []string{"HANG=x"}
 			if hang == "asking" {
 				env = append(env, "PATH="+os.Getenv("PATH")) // to sleep for as long as it says
 				b.fail(nil, func() *http.Response {
-					asking <- struct{}{}
 					return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"15"}}}
 				})
 			}
@@ -563,17 +646,22 @@ func TestLinuxInterrupted(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			if hang == "asking" {
-				<-asking
-			} else {
-				for b.recorded(t, "config.env") == "" {
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			for busy := false; !busy; {
+				select {
+				case err := <-ended:
+					t.Fatalf("%v\n%s", err, &out)
+				default:
 					pause(t)
 				}
+				_, posts := b.requests()
+				busy = hang == "asking" && posts > 0 || b.recorded(t, "config.env") != ""
 			}
 			if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
-			if err := cmd.Wait(); err == nil {
+			if err := <-ended; err == nil {
 				t.Errorf("exit 0\n%s", &out)
 			}
 			if got := b.recorded(t, "svc.args"); got != "" {
@@ -595,8 +683,8 @@ func TestLinuxWrongChecksum(t *testing.T) {
 		}
 		b.mu.Unlock()
 		_, errs, status := b.run(t, []string{env}, linuxSH)
-		if _, err := os.Stat(b.dir + "/runner"); status != 7 || !strings.Contains(errs, "checksum") || err == nil || b.posted() > 0 {
-			t.Errorf("%s: exit %d, %d tries, runner's directory: %v\n%s", env, status, b.posted(), err, errs)
+		if _, err := os.Stat(b.dir + "/runner"); status != 7 || !strings.Contains(errs, "checksum") || err == nil || b.github.Tokens() != nil {
+			t.Errorf("%s: exit %d, runner's directory: %v\n%s", env, status, err, errs)
 		}
 		b.keepsSecrets(t, errs) // and leaves nothing behind
 	}

@@ -229,16 +229,8 @@ func TestWindowsUnderPwsh(t *testing.T) {
 		c := credentials
 		c.SessionToken = session
 		b := newBoot(t, c)
-		setting := func(name string) string {
-			for _, v := range b.env {
-				if value, ok := strings.CutPrefix(v, name+"="); ok {
-					return value
-				}
-			}
-			return ""
-		}
 		args := func(target string) []string {
-			return []string{"-TokenOnly", "-ApiUrl", setting("API_URL"), "-Target", target, "-Region", region, "-ImdsUrl", setting("IMDS_URL"), "-RunnerTokenTimeout", "20"}
+			return []string{"-TokenOnly", "-ApiUrl", b.setting("API_URL"), "-Target", target, "-Region", region, "-ImdsUrl", b.setting("IMDS_URL"), "-RunnerTokenTimeout", "20"}
 		}
 		out, errs, status := run(windowsPS1, args("orgs/acme")...)
 		if tokens := b.github.Tokens(); status != 0 || len(tokens) != 1 || out != tokens[0].Reveal() {
@@ -252,13 +244,4 @@ func TestWindowsUnderPwsh(t *testing.T) {
 	if out, errs, status := run(windowsPS1, "-TokenOnly"); status != 2 || out != "" || strings.Count(errs, " is not set: ") != 3 {
 		t.Errorf("no settings: exit %d\n%s", status, errs)
 	}
-}
-
-func readFile(t *testing.T, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }

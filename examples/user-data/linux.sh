@@ -3,12 +3,11 @@
 # Copy it into a launch template, set the three variables, attach the caller policy (output CallerPolicyArn) to the role.
 # linux.sh --token-only prints a registration token and does nothing else.
 #
-# What it did is in /var/log/cloud-init-output.log. Exit status: 2 a variable, 3 no role credentials, 4 the clock, 5 refused,
-# 6 no token in time, 7 the runner's package, 8 config.sh or the service. Keep it under 16 KiB, EC2 takes no more.
+# What it did is in /var/log/cloud-init-output.log; what its exit status means, in docs/user-data.md. EC2 takes 16 KiB at most.
 set +x -euo pipefail # no trace, even under bash -x: it would print the token
 umask 077
 # A variable that came from the environment would go on to every child with its new value.
-unset answer body creds token access_key secret_key session_token imds_token
+unset answer body creds token access_key secret_key session_token imds_token k key h escapes inner_pad outer_pad
 
 : "${API_URL:=}" # required: the stack's output ApiUrl
 : "${TARGET:=}"  # required: orgs/acme, repos/acme/widgets or enterprises/acme-corp
@@ -30,8 +29,8 @@ unset answer body creds token access_key secret_key session_token imds_token
 : "${HOOK:=/usr/local/sbin/github-runner}"
 : "${UNIT:=/etc/systemd/system/github-runner.service}"
 
-log() { printf 'runner: %s\n' "$*" >&2; }
-die() { local status=$1; shift; log "$*"; exit "$status"; }
+log() { printf 'runner: %s\n' "$@" >&2; }
+die() { log "${@:2}"; said=x; exit "$1"; }
 
 need() { # need VARIABLE PATTERN WHAT
   [[ ! ${!1} =~ ^($2)$ ]] || return 0
@@ -48,7 +47,7 @@ check_settings() {
   need REGION '[a-z]{2}(-[a-z]+)+-[0-9]+' "the API's AWS Region, such as eu-central-1"
   # " \ and % would mean something in the unit
   need RUNNER_LABELS '|[^[:space:],"\%]+(,[^[:space:],"\%]+)*' 'labels separated by commas, without spaces'
-  need RUNNER_GROUP '[^"\%]*' 'the name of a runner group'
+  need RUNNER_GROUP '[^"\%[:cntrl:]]*' 'the name of a runner group'
   need RUNNER_EPHEMERAL 'true|false' 'true or false'
   need RUNNER_VERSION '|[0-9]+\.[0-9]+\.[0-9]+' 'a version such as 2.330.0'
   need RUNNER_USER '[a-z_][a-z0-9_-]*' 'a name for a user'
@@ -58,7 +57,7 @@ check_settings() {
     [[ $EUID == 0 || $RUNNER_USER == "$(id -un)" ]] || bad+=('RUNNER_USER is another user: run this as root')
     [[ $RUNNER_EPHEMERAL == true || -f $0 ]] || bad+=('RUNNER_EPHEMERAL is false: run this from a file, to be kept')
   fi
-  if ((${#bad[@]})); then printf 'runner: %s\n' "${bad[@]}" >&2; exit 2; fi
+  if ((${#bad[@]})); then die 2 "${bad[@]}"; fi
 }
 
 # Secrets go to curl by stdin: arguments are for all to see, and before bash 5.1 a here-document is a file.
@@ -80,8 +79,8 @@ read_credentials() {
   [[ $access_key$secret_key$session_token =~ ^[A-Za-z0-9/+=_-]+$ && -n $access_key && -n $secret_key ]]
 }
 
-# --- signer: POSIX sh and openssl, for curl without a good --aws-sigv4. It hashes only, and does the rest of HMAC
-# itself: openssl takes keys as arguments only.
+# --- signer: POSIX sh and openssl, for curl without a good --aws-sigv4. HMAC is done
+# here, since openssl takes keys as arguments only.
 sha256() { openssl dgst -sha256 -r | cut -c1-64; }
 octal() { # octal HEX MASK: HEX with each byte xor-ed, as printf's escapes, in $escapes
   h=$1 escapes=
@@ -157,7 +156,6 @@ remedy() { # remedy CAUSE: a code of the service, a status of API Gateway, or a 
     credentials) echo 'attach an instance profile; in a container set the hop limit of IMDSv2 to 2' ;;
     clock) echo 'let chrony or systemd-timesyncd reach a time server (Amazon: 169.254.169.123)' ;;
     InvalidRequest) echo 'check TARGET: lower case, as GitHub has it' ;;
-    CallerNotAuthenticated) echo 'operator: a route lost its authorizer, deploy the template again' ;;
     TargetNotAllowed) echo "operator: add $TARGET to AllowedTargets, or correct TARGET" ;;
     TargetNotFound) echo 'check the spelling of TARGET, and whether it was renamed; operator: can the PAT administer it?' ;;
     CredentialMissing) echo 'operator: put the PAT into the secret; may the function read it (role, KMS key)?' ;;
@@ -165,18 +163,17 @@ remedy() { # remedy CAUSE: a code of the service, a status of API Gateway, or a 
     CredentialForbidden) echo "operator: the PAT's scope, permission, SSO or policy; the function's log names it" ;;
     RateLimited) echo "wait; operator: fewer callers for one PAT" ;;
     Unavailable) echo 'wait: GitHub or Secrets Manager is down' ;;
-    [A-Z]*) echo "operator: look for the request_id in the function's log" ;;
+    [A-Z]*) echo "operator: the README has the code, the function's log the request_id" ;;
     403) echo "API Gateway refused, not the service: let the role execute-api:Invoke exactly this path (caller policy);" \
       "REGION must be the API's, API_URL the stack's output" ;;
     404) echo "API Gateway has no such path: API_URL must be the stack's output" ;;
     429) echo "the stage's throttle: start fewer at once, or raise it" ;;
-    *) echo 'check API_URL, and the network between here and it' ;;
+    *) echo 'check API_URL, the network between here and it, and the clock' ;;
   esac
 }
 
 uptime() { # in seconds; the clock, and $SECONDS with it, may be set meanwhile
-  local up
-  read -r up _ </proc/uptime
+  local up; read -r up _ </proc/uptime
   echo "${up%.*}"
 }
 
@@ -185,7 +182,7 @@ fetch() {
   local end wait=2 left signed curl status code cause why after theirs off nap
   end=$(($(uptime) + RUNNER_TOKEN_TIMEOUT))
   while :; do
-    left=$((end - $(uptime))) curl=0 after='' cause=credentials why='no role credentials'
+    left=$((end - $(uptime))) curl=0 after=0 cause=credentials why='no role credentials'
     if read_credentials; then
       signed=$(date +%s)
       answer=$(post "$1" $((left < 1 ? 1 : left < 35 ? left : 35))) || curl=$?
@@ -210,10 +207,11 @@ fetch() {
           ;;
       esac
     fi
-    left=$((end - $(uptime))) nap=$((wait / 2 + RANDOM % (wait / 2 + 1)))
+    left=$((end - $(uptime)))
+    if [[ $after =~ ^[0-9]{1,5}$ ]]; then after=$((10#$after)); else after=0; fi
+    nap=$((after ? after + RANDOM % (after / 4 + 2) : wait / 2 + RANDOM % (wait / 2 + 1))) # not all at once
     ((nap < left)) || nap=$left
-    [[ ! $after =~ ^[0-9]{1,5}$ ]] || nap=$((10#$after + RANDOM % (10#$after / 4 + 2))) # never before it, nor all at once
-    if ((left < 1 || nap > left)); then
+    if ((left < 1 || nap < after)); then
       case $cause in credentials) status=3 ;; clock) status=4 ;; *) status=6 ;; esac
       die "$status" "no token within RUNNER_TOKEN_TIMEOUT=$RUNNER_TOKEN_TIMEOUT s: $why. Remedy: $(remedy "$cause")"
     fi
@@ -227,12 +225,14 @@ as_runner() { # the environment goes on, without an argument
   if [[ $RUNNER_USER == "$(id -un)" ]]; then "$@"; else HOME=$RUNNER_DIR runuser -u "$RUNNER_USER" -- "$@"; fi
 }
 
+get() { curl -qsSfL --retry 5 --retry-delay 2 --retry-max-time 120 --connect-timeout 10 --speed-limit 1000 --speed-time 30 "$@"; }
+
 install_runner() {
-  local arch release package sum=$RUNNER_SHA256 get=(curl -qsSfL --retry 5 --retry-delay 2 --connect-timeout 10)
-  [[ ! -e $RUNNER_DIR/.runner ]] || die 7 "RUNNER_DIR has a runner already: $RUNNER_DIR"
+  local arch release package sum=$RUNNER_SHA256
+  [[ -z $(ls -A "$RUNNER_DIR" 2>/dev/null) ]] || die 7 "RUNNER_DIR is not empty: $RUNNER_DIR"
   arch=$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')
   if [[ -z $sum || -z $RUNNER_VERSION ]]; then
-    release=$("${get[@]}" "$RELEASES_URL/${RUNNER_VERSION:+tags/v}${RUNNER_VERSION:-latest}") || release=
+    release=$(get "$RELEASES_URL/${RUNNER_VERSION:+tags/v}${RUNNER_VERSION:-latest}") || release=
     RUNNER_VERSION=$(field tag_name "$release")
     RUNNER_VERSION=${RUNNER_VERSION#v}
     sum=${sum:-$(printf '%s\n' "$release" | sed -n "s/.*BEGIN SHA linux-$arch -->\([0-9a-f]\{64\}\)<.*/\1/p")}
@@ -240,11 +240,11 @@ install_runner() {
       die 7 "no release with a checksum from $RELEASES_URL: set RUNNER_VERSION and RUNNER_SHA256"
   fi
   package=actions-runner-linux-$arch-$RUNNER_VERSION.tar.gz
-  work=$(mktemp -d)
-  "${get[@]}" -o "$work/$package" "$DOWNLOAD_URL/v$RUNNER_VERSION/$package" || die 7 "no package from $DOWNLOAD_URL"
+  work=$(TMPDIR=${TMPDIR:-/var/tmp} mktemp -d) # /tmp may be memory
+  get -o "$work/$package" "$DOWNLOAD_URL/v$RUNNER_VERSION/$package" || die 7 "no package from $DOWNLOAD_URL"
   printf '%s  %s\n' "$sum" "$work/$package" | sha256sum --check --status || die 7 "the checksum of $package is wrong: not used"
   id "$RUNNER_USER" >/dev/null 2>&1 || useradd --system --home-dir "$RUNNER_DIR" --shell /bin/bash "$RUNNER_USER"
-  mkdir -p "$RUNNER_DIR"
+  (umask 022 && mkdir -p "$RUNNER_DIR")
   tar -xzf "$work/$package" -C "$RUNNER_DIR" --no-same-owner
   rm -r "$work"
   [[ $EUID != 0 ]] || chown -R "$RUNNER_USER:" "$RUNNER_DIR"
@@ -258,7 +258,7 @@ install_runner() {
 register() {
   local name once=()
   [[ ! -e .runner ]] || return 0 # the instance stopped without leaving
-  fetch registration-token # last: it is good for an hour at most, and everything before takes its time
+  fetch registration-token # last: it is good for an hour at most
   name=$(imds meta-data/instance-id) || die 3 "no instance id from $IMDS_URL"
   [[ $RUNNER_EPHEMERAL == false ]] || once=(--ephemeral)
   ACTIONS_RUNNER_INPUT_TOKEN=$token as_runner ./config.sh --unattended --replace --url "$runner_url" --name "$name" \
@@ -308,8 +308,13 @@ case ${1-} in
   --token-only | --register | --remove) mode=${1#--} ;; # the last two are the unit's
   *) die 2 'unknown argument: --token-only or none' ;;
 esac
-work=
-trap '[[ -z $work ]] || rm -rf "$work"' EXIT
+work='' said=''
+finish() {
+  local status=$?
+  [[ -z $work ]] || rm -rf "$work"
+  ((status == 0)) || [[ -n $said ]] || die 1 "a command failed with $status: see above"
+}
+trap finish EXIT
 check_settings
 choose_signer
 case $mode in
@@ -325,9 +330,9 @@ case $mode in
     script=$(realpath "$0")
     install_runner
     register
-    ./svc.sh install "$RUNNER_USER" >&2 || die 8 'the service was not installed'
+    ./svc.sh install "$RUNNER_USER" >&2 || die 8 'svc.sh install failed'
     [[ $RUNNER_EPHEMERAL == true ]] || install_unit
-    ./svc.sh start >&2 || die 8 'the service did not start'
+    ./svc.sh start >&2 || die 8 'svc.sh start failed'
     log 'the runner is registered and its service started'
     ;;
 esac
