@@ -42,13 +42,9 @@ type stack struct {
 
 func newStack(t *testing.T) stack {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), python(t), "-c",
+	cmd := exec.CommandContext(t.Context(), tool(t, "python"), "-c",
 		"import json, sys; from samtranslator.yaml_helper import yaml_parse; json.dump(yaml_parse(sys.stdin.read()), sys.stdout)")
-	text, err := os.ReadFile("../template.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stdin, cmd.Stderr = bytes.NewReader(text), os.Stderr
+	cmd.Stdin, cmd.Stderr = strings.NewReader(readFile(t, "../template.yaml")), os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -70,11 +66,6 @@ func newStack(t *testing.T) stack {
 	return stack{template.Resources.CallerPolicy.Properties.PolicyDocument, template.Outputs.InvokeArnPrefix.Value}
 }
 
-// python is the interpreter that has the packages of requirements.txt.
-func python(t *testing.T) string {
-	return filepath.Join(filepath.Dir(tool(t, "moto_server")), "python")
-}
-
 // fill puts values for the placeholders.
 func (s stack) fill(text string) string {
 	return strings.NewReplacer("<InvokeArnPrefix>", s.prefix, "<FunctionArn>", tokenFunction, "<RunnerRoleArn>", runnerRoleARN,
@@ -87,11 +78,7 @@ func (s stack) policy(t *testing.T, name string) json.RawMessage {
 	if name == "CallerPolicy" {
 		return s.callerPolicy
 	}
-	text, err := os.ReadFile(filepath.Join(examplesIAM, name+".json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return json.RawMessage(s.fill(string(text)))
+	return json.RawMessage(s.fill(readFile(t, filepath.Join(examplesIAM, name+".json"))))
 }
 
 // request is what IAM is asked when the README says `POST /orgs/...`.
@@ -157,11 +144,7 @@ func evaluate(t *testing.T, evaluations []evaluation) {
 // table returns the rows, without backticks, of the README's one table whose header begins with the name.
 func table(t *testing.T, name string) [][]string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(examplesIAM, "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, ok := strings.Cut(string(text), "\n| "+name+" |")
+	_, rest, ok := strings.Cut(readFile(t, filepath.Join(examplesIAM, "README.md")), "\n| "+name+" |")
 	rest, _, _ = strings.Cut("| "+name+" |"+rest, "\n\n")
 	var rows [][]string
 	for line := range strings.Lines(rest) {
@@ -354,11 +337,8 @@ func TestIAMExamplesAreValid(t *testing.T) {
 // Moto enforces no policies and is one account here; that is for the tests above.
 func TestIAMCommandsOfTheREADMEGetATokenByAnAssumedRole(t *testing.T) {
 	s := newStack(t)
-	text, err := os.ReadFile(filepath.Join(examplesIAM, "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	scripts := regexp.MustCompile("(?s)```bash\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	text := readFile(t, filepath.Join(examplesIAM, "README.md"))
+	scripts := regexp.MustCompile("(?s)```bash\n(.*?)```").FindAllStringSubmatch(text, -1)
 	if len(scripts) != 3 {
 		t.Fatalf("the README has %d blocks of bash", len(scripts))
 	}
@@ -476,7 +456,7 @@ func awsShell(t *testing.T) func(endpoint string, c aws.Credentials, script stri
 		t.Fatal(err)
 	}
 	bin := t.TempDir()
-	command := fmt.Sprintf("#!/bin/sh\nexec %q %q \"$@\"\n", python(t), program)
+	command := fmt.Sprintf("#!/bin/sh\nexec %q %q \"$@\"\n", tool(t, "python"), program)
 	if err := os.WriteFile(filepath.Join(bin, "aws"), []byte(command), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -16,11 +16,7 @@ import (
 // block returns the README's one code block in the language.
 func block(t *testing.T, language string) string {
 	t.Helper()
-	text, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	blocks := regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(readFile(t, "../README.md"), -1)
 	if len(blocks) != 1 {
 		t.Fatalf("the README has %d blocks of %s", len(blocks), language)
 	}

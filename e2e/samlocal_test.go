@@ -173,11 +173,7 @@ func testEvent(t *testing.T, e *engine) {
 	api := e.api(t, "SAM_FLAGS=--docker-volume-basedir "+dir)
 	sample := func(name string) map[string]any {
 		t.Helper()
-		text, err := os.ReadFile("../events/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return parseEvent(t, text)
+		return parseEvent(t, []byte(readFile(t, "../events/"+name)))
 	}
 	send := func(like map[string]any) map[string]any {
 		t.Helper()
@@ -280,11 +276,7 @@ func TestSAMInvokeWithoutAnEventSaysWhatToDo(t *testing.T) {
 // invoke returns the local stack's answer to the event.
 func (f *function) invoke(t *testing.T, file string) string {
 	t.Helper()
-	event, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	result, err := f.service.Invoke(t.Context(), event)
+	result, err := f.service.Invoke(t.Context(), []byte(readFile(t, file)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -360,16 +352,12 @@ func post(t *testing.T, url string, header http.Header) answer {
 // envFile returns a copy of the documentation's file with values for here.
 func envFile(t *testing.T, file string, values map[string]string) string {
 	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var env struct{ TokenFunction map[string]string }
-	if err := json.Unmarshal(text, &env); err != nil {
+	if err := json.Unmarshal([]byte(readFile(t, file)), &env); err != nil {
 		t.Fatalf("%s: %v", file, err)
 	}
 	maps.Copy(env.TokenFunction, values)
-	text, err = json.Marshal(env)
+	text, err := json.Marshal(env)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -395,8 +383,9 @@ func startEngine(t *testing.T) *engine {
 		e = startDockerd(t)
 	}
 	if bridge, err := net.InterfaceByName("docker0"); err == nil {
-		addresses, _ := bridge.Addrs()
-		e.gateway = addresses[0].(*net.IPNet).IP.String()
+		if addresses, _ := bridge.Addrs(); len(addresses) > 0 {
+			e.gateway = addresses[0].(*net.IPNet).IP.String()
+		}
 	}
 	containers := func() (ids []struct{ ID string }) {
 		filters := url.QueryEscape(`{"label":["sam.cli.container.type=lambda"]}`)

@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"runner-token-broker/internal/local/github"
-	"runner-token-broker/internal/local/secretsmanager"
 	"runner-token-broker/internal/local/sigv4"
 )
 
@@ -75,11 +74,7 @@ type runTask struct {
 func newAccount(t *testing.T) *account {
 	t.Helper()
 	pats := newPATs(1)
-	secrets := secretsmanager.New(region, credentials)
-	secrets.Put("pat", pats[0])
-	sm := httptest.NewServer(secrets)
-	t.Cleanup(sm.Close)
-	a := &account{function: startFunction(t, pats, map[string]string{"GITHUB_SECRET_ID": "pat", "AWS_ENDPOINT_URL_SECRETS_MANAGER": sm.URL})}
+	a := &account{function: startFunction(t, pats, secretsManager(t, pats[0]))}
 
 	front := httptest.NewUnstartedServer(nil)
 	_, port, _ := strings.Cut(front.Listener.Addr().String(), ":")
@@ -689,14 +684,18 @@ func TestStateMachinesKnowTheErrorsByName(t *testing.T) {
 	if err := json.Unmarshal([]byte(definition(t, byLambda, "orgs/acme", nil, nil)), &machine); err != nil {
 		t.Fatal(err)
 	}
-	told := []any{"InvalidRequest", "TargetNotAllowed", "TargetNotFound", "CredentialMissing", "CredentialRejected", "CredentialForbidden", "Internal"}
+	caught, told := 0, []any{"InvalidRequest", "TargetNotAllowed", "TargetNotFound", "CredentialMissing", "CredentialRejected", "CredentialForbidden", "Internal"}
 	each(machine, "GetToken", func(state any) {
-		each(state.(map[string]any)["Catch"], "ErrorEquals", func(caught any) {
-			if !reflect.DeepEqual(caught, told) {
-				t.Errorf("%s tells the operators of %v, want %v", byLambda, caught, told)
+		each(state.(map[string]any)["Catch"], "ErrorEquals", func(errors any) {
+			caught++
+			if !reflect.DeepEqual(errors, told) {
+				t.Errorf("%s tells the operators of %v, want %v", byLambda, errors, told)
 			}
 		})
 	})
+	if caught != 1 {
+		t.Errorf("%s has %d catchers, want one", byLambda, caught)
+	}
 }
 
 // translate prints the template as SAM hands it to CloudFormation. Managed policies are not asked for: it names none.

@@ -4,7 +4,7 @@
 # CallerPolicyArn) to the role. User data ends at 16,384 bytes.
 #
 #   windows.ps1                        install, register and start the runner, as an administrator
-#   $token = .\windows.ps1 -TokenOnly  get a registration token and do nothing else
+#   $token = .\windows.ps1 -TokenOnly  get a registration token, or $null, and do nothing else
 #   windows.ps1 -Remove                remove the runner, as the shutdown script does
 #
 # Log: C:\ProgramData\runner-token-broker.log. Exit status: 2 a setting, 3 no role credentials, 4 the clock, 5 refused,
@@ -16,7 +16,7 @@ param(
 
 	[string]$RunnerLabels,             # more labels, separated by commas
 	[string]$RunnerGroup,              # the default group if empty
-	[string]$RunnerEphemeral = 'true', # false: keeps taking jobs, and leaves when the instance stops or reboots
+	[string]$RunnerEphemeral = 'true', # false: leaves when the instance stops or reboots; first read docs/user-data.md
 	[string]$RunnerVersion,            # 2.330.0; the newest if empty. GitHub gives no jobs to old ones
 	[string]$RunnerSha256,             # of the package: with RunnerVersion set too, GitHub's API is not asked
 	[string]$RunnerDir = 'C:\actions-runner',
