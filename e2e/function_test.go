@@ -126,6 +126,11 @@ func (f *function) do(t *testing.T, path, cacheControl string) answer {
 	if err := sigv4.Sign(r, nil, credentials, region, "execute-api"); err != nil {
 		t.Fatal(err)
 	}
+	return send(t, r)
+}
+
+func send(t *testing.T, r *http.Request) answer {
+	t.Helper()
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Fatal(err)

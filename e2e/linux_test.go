@@ -242,13 +242,7 @@ func (b *boot) command(t *testing.T, env []string, args ...string) *exec.Cmd {
 // run returns what bash printed, and its exit status.
 func (b *boot) run(t *testing.T, env []string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
-	cmd := b.command(t, env, args...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-		t.Fatal(err)
-	}
-	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+	return run(t, b.command(t, env, args...))
 }
 
 // recorded returns a file of the boot, "" if there is none.

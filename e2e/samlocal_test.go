@@ -337,16 +337,7 @@ func post(t *testing.T, url string, header http.Header) answer {
 		t.Fatal(err)
 	}
 	maps.Copy(r.Header, header)
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return answer{resp.StatusCode, body}
+	return send(t, r)
 }
 
 // envFile returns a copy of the documentation's file with values for here.
@@ -563,13 +554,7 @@ func (e *engine) command(t *testing.T, env []string, args ...string) *exec.Cmd {
 
 func (e *engine) make(t *testing.T, env []string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
-	cmd := e.command(t, env, args...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-		t.Fatal(err)
-	}
-	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+	return run(t, e.command(t, env, args...))
 }
 
 // api runs make sam-api until the test ends, and returns its URL.

@@ -211,14 +211,10 @@ func TestWindowsUnderPwsh(t *testing.T) {
 		return
 	}
 	run := func(script string, args ...string) (stdout, stderr string, status int) {
-		var out, errs bytes.Buffer
 		cmd := exec.CommandContext(t.Context(), pwsh, append([]string{"-NoProfile", "-NonInteractive", "-File", script}, args...)...)
 		cmd.Env = withoutAWS()
-		cmd.Stdout, cmd.Stderr = &out, &errs
-		if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-			t.Fatal(err)
-		}
-		return strings.TrimRight(out.String(), "\r\n"), errs.String(), cmd.ProcessState.ExitCode()
+		stdout, stderr, status = run(t, cmd)
+		return strings.TrimRight(stdout, "\r\n"), stderr, status
 	}
 	out, errs, status := run(windowsTests)
 	if status != 0 || !regexp.MustCompile(`(?m)^\d{2,} passed, 0 failed$`).MatchString(out) {
