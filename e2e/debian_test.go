@@ -356,7 +356,14 @@ func TestDebianBootsIntoARunner(t *testing.T) {
 				if stopped < 0 || left < stopped || network < left {
 					t.Errorf("not in the order of runner, leaving and network:\n%s", journal)
 				}
+				d.fail(nil, func() *http.Response {
+					return &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"900"}}}
+				})
 				d.start(t)
+				equal("the unit in an outage", d.do(t, "", "systemctl", "is-active", "github-runner"), "failed\n")
+				d.fail(nil, nil)
+				// As docs/user-data.md says.
+				equal("restarting", d.do(t, "", "systemctl", "restart", "github-runner", "actions.runner.*"), "")
 				equal("config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n"+joins)
 				serves()
 				journal = d.powerOff(t)

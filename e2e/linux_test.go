@@ -365,7 +365,7 @@ func TestLinuxSaysWhatFailed(t *testing.T) {
 		status int
 		says   string
 	}{
-		{"RUNNER_DIR=" + full, nil, 7, "RUNNER_DIR is not empty"},
+		{"RUNNER_DIR=" + full, nil, 7, "is not empty: empty it"},
 		{"DOWNLOAD_URL=http://127.0.0.1:1", nil, 7, "no package"},
 		{"PATH=" + broken + ":" + b.setting("PATH"), nil, 1, "a command failed with 2"},
 		{"RUNNER_DIR=" + t.TempDir() + "/a/b", func(path string) int {

@@ -229,7 +229,7 @@ get() { curl -qsSfL --retry 5 --retry-delay 2 --retry-max-time 120 --connect-tim
 
 install_runner() {
   local arch release package sum=$RUNNER_SHA256
-  [[ -z $(ls -A "$RUNNER_DIR" 2>/dev/null) ]] || die 7 "RUNNER_DIR is not empty: $RUNNER_DIR"
+  [[ -z $(ls -A "$RUNNER_DIR" 2>/dev/null) ]] || die 7 "$RUNNER_DIR is not empty: empty it, or set RUNNER_DIR"
   arch=$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')
   if [[ -z $sum || -z $RUNNER_VERSION ]]; then
     release=$(get "$RELEASES_URL/${RUNNER_VERSION:+tags/v}${RUNNER_VERSION:-latest}") || release=
