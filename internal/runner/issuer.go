@@ -13,30 +13,6 @@ import (
 	"runner-token-broker/internal/secret"
 )
 
-// Kind is what a token is for, in GitHub's own words.
-type Kind string
-
-const (
-	RegistrationToken Kind = "registration-token" // to join
-	RemoveToken       Kind = "remove-token"       // to leave
-)
-
-// ParseKind parses a kind. Its error's text is fit for the caller.
-func ParseKind(s string) (Kind, error) {
-	switch k := Kind(s); k {
-	case RegistrationToken, RemoveToken:
-		return k, nil
-	}
-	return "", fmt.Errorf("kind %.200q is neither %s nor %s", s, RegistrationToken, RemoveToken)
-}
-
-// Request asks for a token.
-type Request struct {
-	Target Target
-	Kind   Kind
-	Fresh  bool // made now, never one that is kept
-}
-
 // Source is where a token came from.
 type Source string
 
