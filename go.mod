@@ -10,6 +10,7 @@ require (
 	github.com/aws/smithy-go v1.28.8
 	github.com/getkin/kin-openapi v0.153.0
 	github.com/google/go-github/v89 v89.0.0
+	github.com/google/uuid v1.6.0
 	golang.org/x/sync v0.24.0
 )
 

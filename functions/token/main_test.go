@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -22,6 +21,8 @@ import (
 
 	"runner-token-broker/internal/local/github"
 	"runner-token-broker/internal/local/lambda"
+	"runner-token-broker/internal/local/network"
+	"runner-token-broker/internal/local/output"
 	"runner-token-broker/internal/local/secretsmanager"
 	"runner-token-broker/internal/secret"
 )
@@ -41,50 +42,10 @@ type stack struct {
 	github  *github.Server
 	secrets *secretsmanager.Server
 	lambda  *lambda.Service
-	output  output
+	output  output.Buffer // everything that the function prints
 	pats    []string
 	calls   int          // of invoke
 	reads   atomic.Int32 // connections to Secrets Manager
-}
-
-// output is everything that the function prints.
-type output struct {
-	mu      sync.Mutex
-	b       bytes.Buffer
-	written chan struct{} // closed and replaced at each write
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	close(o.written)
-	o.written = make(chan struct{})
-	return o.b.Write(p)
-}
-
-// line waits for the line with the text, which comes by a pipe of its own and may be later than the answer.
-func (o *output) line(ctx context.Context, text string) string {
-	for {
-		o.mu.Lock()
-		all, written := o.b.String(), o.written
-		o.mu.Unlock()
-		for line := range strings.Lines(all) {
-			if strings.Contains(line, text) && strings.HasSuffix(line, "\n") {
-				return line
-			}
-		}
-		select {
-		case <-written:
-		case <-ctx.Done():
-			return ""
-		}
-	}
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }
 
 type settings map[string]string
@@ -94,7 +55,7 @@ type settings map[string]string
 func start(t *testing.T, with settings, options ...func(*lambda.Function)) *stack {
 	t.Helper()
 	credentials := aws.Credentials{AccessKeyID: "AKIDLOCAL", SecretAccessKey: "local", SessionToken: "session"}
-	s := &stack{T: t, github: github.New(), secrets: secretsmanager.New("us-east-1", credentials), output: output{written: make(chan struct{})}}
+	s := &stack{T: t, github: github.New(), secrets: secretsmanager.New("us-east-1", credentials)}
 	gh, sm := httptest.NewServer(s.github), httptest.NewUnstartedServer(s.secrets)
 	sm.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
@@ -186,7 +147,12 @@ func (s *stack) invoke(event string) reply {
 	r.Token, r.Code, r.RequestID = body.Token, body.Code, result.RequestID
 	ctx, cancel := context.WithTimeout(s.Context(), 10*time.Second)
 	defer cancel()
-	if err := json.Unmarshal([]byte(s.output.line(ctx, result.RequestID)), &r.line); err != nil || r.line["requestId"] != result.RequestID {
+	// The line comes by a pipe of its own and may be later than the answer.
+	line, err := s.output.Wait(ctx, "(?m)^.*"+result.RequestID+".*\n")
+	if err != nil {
+		s.Error(err)
+	}
+	if err := json.Unmarshal([]byte(line), &r.line); err != nil || r.line["requestId"] != result.RequestID {
 		s.Errorf("invocation %s has no line of JSON: %v", result.RequestID, err)
 	}
 	return r
@@ -282,8 +248,8 @@ func TestEachCodeThroughTheWholeFunction(t *testing.T) {
 		{name: "primary limit", github: refusal(403, "X-Ratelimit-Remaining", "0"), status: 503, code: "RateLimited"},
 		{name: "500", github: refusal(500), status: 503, code: "Unavailable"},
 		{name: "502", github: answer(502, "<html>"), status: 503, code: "Unavailable"},
-		{name: "reset", github: &github.Answer{Fault: github.Reset}, status: 503, code: "Unavailable"},
-		{name: "cut off", github: &github.Answer{Fault: github.Truncate}, status: 503, code: "Unavailable"},
+		{name: "reset", github: &github.Answer{Fault: network.Reset}, status: 503, code: "Unavailable"},
+		{name: "cut off", github: &github.Answer{Fault: network.Truncate}, status: 503, code: "Unavailable"},
 		{name: "50 MB", github: answer(201, `{"token":"x"`+strings.Repeat(" ", 50<<20)), status: 503, code: "Unavailable"},
 		{name: "HTML", github: answer(201, "<html>"), status: 503, code: "Unavailable"},
 		{name: "no token", github: answer(201, "{}"), status: 503, code: "Unavailable"},
@@ -324,8 +290,8 @@ func TestEachCodeThroughTheWholeFunction(t *testing.T) {
 	}
 }
 
-func (s *stack) secretsAnswer(f secretsmanager.Fault) {
-	s.secrets.OnRead(func(string) *secretsmanager.Fault { return &f })
+func (s *stack) secretsAnswer(f secretsmanager.Answer) {
+	s.secrets.OnRead(func(string) *secretsmanager.Answer { return &f })
 }
 
 func TestHTTPEventWithoutIdentityIsRefused(t *testing.T) {
@@ -417,7 +383,7 @@ func TestOutageIsBridged(t *testing.T) {
 
 func TestHangingGitHubLeavesTimeToAnswer(t *testing.T) {
 	s := start(t, nil, func(f *lambda.Function) { f.Timeout = 3 * time.Second })
-	s.gitHubAnswers(&github.Answer{Fault: github.Hang})
+	s.gitHubAnswers(&github.Answer{Fault: network.Hang})
 	for range 2 {
 		began := time.Now()
 		if r := s.post("orgs/acme"); r.StatusCode != 503 || r.Code != "Unavailable" || time.Since(began) >= 3*time.Second {
@@ -432,7 +398,7 @@ func TestHangingGitHubLeavesTimeToAnswer(t *testing.T) {
 
 func TestHangingSecretsManagerLeavesTimeToAnswer(t *testing.T) {
 	s := start(t, nil, func(f *lambda.Function) { f.Timeout = 3 * time.Second })
-	s.secretsAnswer(secretsmanager.Fault{Hang: true})
+	s.secretsAnswer(secretsmanager.Answer{Fault: network.Hang})
 	if r := s.post("orgs/acme"); r.StatusCode != 503 || r.Code != "Unavailable" {
 		t.Errorf("%+v", r)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"runner-token-broker/internal/local/github"
+	"runner-token-broker/internal/local/network"
 	"runner-token-broker/internal/runner"
 	"runner-token-broker/internal/secret"
 )
@@ -286,7 +287,7 @@ func TestALimitIsNotRememberedByTheClient(t *testing.T) {
 
 func TestTransientFailuresAreTriedTwiceMore(t *testing.T) {
 	for name, fault := range map[string]*github.Answer{
-		"502": github.Refusal(502, "Server Error"), "reset": {Fault: github.Reset}, "cut off": {Fault: github.Truncate},
+		"502": github.Refusal(502, "Server Error"), "reset": {Fault: network.Reset}, "cut off": {Fault: network.Truncate},
 	} {
 		stand := github.New(secret.New(pat))
 		c := newClient(t, stand, "", "2022-11-28")
@@ -325,7 +326,7 @@ func TestNoRetryBeyondTheContextNorAgainstRetryAfter(t *testing.T) {
 		t.Errorf("%v, wait %v, after %d calls and %v", err, e.RetryAfter, len(stand.Requests()), time.Since(start))
 	}
 
-	stand.OnRequest(func(*http.Request) *github.Answer { return &github.Answer{Fault: github.Hang} })
+	stand.OnRequest(func(*http.Request) *github.Answer { return &github.Answer{Fault: network.Hang} })
 	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := c.CreateToken(ctx, secret.New(pat), target(t, "orgs/acme"), runner.RegistrationToken); runner.AsError(err).Code != runner.Unavailable {

@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	"runner-token-broker/internal/local/github"
+	"runner-token-broker/internal/local/output"
 	"runner-token-broker/internal/secret"
 )
 
@@ -52,54 +53,12 @@ func test(m *testing.M) int {
 	return m.Run()
 }
 
-// output collects what several goroutines write, and lets a test wait for a part of it.
-type output struct {
-	mu      sync.Mutex
-	buf     bytes.Buffer
-	changed chan struct{}
-}
-
-func newOutput() *output { return &output{changed: make(chan struct{})} }
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	close(o.changed)
-	o.changed = make(chan struct{})
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
-
-// wait returns the first match, once it is there.
-func (o *output) wait(t *testing.T, pattern string) string {
-	t.Helper()
-	re := regexp.MustCompile(pattern)
-	for {
-		o.mu.Lock()
-		match, changed := re.FindString(o.buf.String()), o.changed
-		o.mu.Unlock()
-		if match != "" {
-			return match
-		}
-		select {
-		case <-changed:
-		case <-t.Context().Done():
-			t.Fatalf("no %s in %s", pattern, o)
-		}
-	}
-}
-
 // execute runs the command to its end.
 func execute(t *testing.T, mode, function string, env map[string]string) (status int, stdout, stderr string) {
 	t.Helper()
-	out, errs := newOutput(), newOutput()
+	var out, errs output.Buffer
 	getenv := func(name string) string { return env[name] }
-	status = command(t.Context(), []string{mode, "-function", function}, getenv, out, errs)
+	status = command(t.Context(), []string{mode, "-function", function}, getenv, &out, &errs)
 	return status, out.String(), errs.String()
 }
 
@@ -181,7 +140,7 @@ func TestWrongSettingsAreNamedWithTheRemedy(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{nil, {"sam"}, {"token"}, {"token", "-function"}, {"token", "-nonsense"}, {"token", "-function", "x", "y"}} {
-		errs := newOutput()
+		errs := new(output.Buffer)
 		if status := command(t.Context(), args, func(string) string { return "" }, io.Discard, errs); status != 2 || !strings.Contains(errs.String(), "usage") {
 			t.Errorf("%v: exit %d, %s", args, status, errs)
 		}
@@ -259,7 +218,7 @@ func TestPortInUseIsSaid(t *testing.T) {
 // TestRunServesUntilItIsStopped runs the command as a process of its own, with the signal that stops it.
 func TestRunServesUntilItIsStopped(t *testing.T) {
 	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
-		errs := newOutput()
+		errs := new(output.Buffer)
 		self, _ := os.Executable()
 		cmd := exec.Command(self, "run", "-function", function)
 		cmd.Env = []string{"TEST_COMMAND=1", "PORT=0", "ENVIRONMENTS=2"}
@@ -270,7 +229,10 @@ func TestRunServesUntilItIsStopped(t *testing.T) {
 		stopped := sync.OnceValue(cmd.Wait)
 		t.Cleanup(func() { cmd.Process.Kill(); stopped() })
 
-		paste := errs.wait(t, `(?m)^curl .*\n`)
+		paste, err := errs.Wait(t.Context(), `(?m)^curl .*\n`)
+		if err != nil {
+			t.Fatal(err)
+		}
 		url := regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(paste)
 		for path, want := range map[string]string{
 			"/orgs/acme/actions/runners/registration-token":  `403 {"message":"Forbidden"}`,
@@ -319,7 +281,7 @@ func TestSAMIsGivenWhatTheFunctionNeedsAndNoMore(t *testing.T) {
 	t.Setenv("ALLOWED_TARGETS", "orgs/acme")
 	for _, pat := range []string{"", "ghp_onlyforgithub"} {
 		t.Setenv("GITHUB_PAT", pat)
-		out, errs := newOutput(), newOutput()
+		out, errs := new(output.Buffer), new(output.Buffer)
 		if status := command(t.Context(), []string{"sam", "sh", "-c", `echo "$@"; env`, "sh", "local"}, os.Getenv, out, errs); status != 0 {
 			t.Fatalf("exit %d: %s", status, errs)
 		}
@@ -344,18 +306,20 @@ func TestSAMIsInterruptedAndItsStatusCounts(t *testing.T) {
 	const script = `trap 'echo ended; exit %d' INT; echo ready; while :; do sleep 0.1; done`
 	for exit, want := range map[int]int{0: 0, 3: 1} {
 		ctx, stop := context.WithCancel(t.Context())
-		out, errs := newOutput(), newOutput()
+		out, errs := new(output.Buffer), new(output.Buffer)
 		status := make(chan int, 1)
 		go func() {
 			status <- command(ctx, []string{"sam", "sh", "-c", fmt.Sprintf(script, exit)}, func(string) string { return "" }, out, errs)
 		}()
-		out.wait(t, "ready")
+		if _, err := out.Wait(t.Context(), "ready"); err != nil {
+			t.Error(err)
+		}
 		stop()
 		if got := <-status; got != want || out.String() != "ready\nended\n" {
 			t.Errorf("exit %d, want %d: %s%s", got, want, out, errs)
 		}
 	}
-	out, errs := newOutput(), newOutput()
+	out, errs := new(output.Buffer), new(output.Buffer)
 	if status := command(t.Context(), []string{"sam", "no-such-command"}, func(string) string { return "" }, out, errs); status != 1 || !strings.Contains(errs.String(), "no-such-command") {
 		t.Errorf("exit %d: %s", status, errs)
 	}
@@ -364,7 +328,7 @@ func TestSAMIsInterruptedAndItsStatusCounts(t *testing.T) {
 func TestInterruptedTokenIsNoSuccess(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	out, errs := newOutput(), newOutput()
+	out, errs := new(output.Buffer), new(output.Buffer)
 	if status := command(ctx, []string{"token", "-function", function}, func(string) string { return "" }, out, errs); status != 1 || out.String() != "" {
 		t.Errorf("exit %d, %s", status, out)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
+	"runner-token-broker/internal/local/network"
 	standin "runner-token-broker/internal/local/secretsmanager"
 	"runner-token-broker/internal/runner"
 	"runner-token-broker/internal/secret"
@@ -96,21 +97,21 @@ func TestRefusalsOfSecretsManagerAreClassified(t *testing.T) {
 	stand.ScheduleDeletion("pat")
 	refused(t, s, runner.CredentialMissing, "restore it")
 	for _, test := range []struct {
-		fault standin.Fault
+		fault standin.Answer
 		code  runner.Code
 		says  string
 	}{
 		{standin.AccessDenied, runner.CredentialMissing, "secretsmanager:GetSecretValue"},
 		{standin.KMSDenied, runner.CredentialMissing, "kms:Decrypt"},
 		{standin.DecryptionFailure, runner.CredentialMissing, "kms:Decrypt"},
-		{standin.Fault{Status: 400, Code: "UnrecognizedClientException"}, runner.CredentialMissing, "the function's role"},
+		{standin.Answer{Status: 400, Code: "UnrecognizedClientException"}, runner.CredentialMissing, "the function's role"},
 		{standin.Throttled, runner.Unavailable, "Rate exceeded"},
-		{standin.Fault{Status: 429, Code: "Other"}, runner.Unavailable, "429"},
+		{standin.Answer{Status: 429, Code: "Other"}, runner.Unavailable, "429"},
 		{standin.InternalError, runner.Unavailable, "500"},
 		{standin.Down, runner.Unavailable, "503"},
-		{standin.Fault{Drop: true}, runner.Unavailable, ""},
+		{standin.Answer{Fault: network.Reset}, runner.Unavailable, ""},
 	} {
-		stand.OnRead(func(string) *standin.Fault { return &test.fault })
+		stand.OnRead(func(string) *standin.Answer { return &test.fault })
 		refused(t, s, test.code, test.says)
 	}
 }
@@ -118,11 +119,11 @@ func TestRefusalsOfSecretsManagerAreClassified(t *testing.T) {
 func TestSlowSecretsManagerIsWaitedForAndAHangingOneIsNot(t *testing.T) {
 	s, stand := newSecret(t)
 	stand.Put("pat", secret.New(pat))
-	stand.OnRead(func(string) *standin.Fault { return &standin.Fault{Delay: 50 * time.Millisecond} })
+	stand.OnRead(func(string) *standin.Answer { return &standin.Answer{Delay: 50 * time.Millisecond} })
 	if v, err := s.Fetch(t.Context()); err != nil || v.Reveal() != pat {
 		t.Errorf("slow: %v", err)
 	}
-	stand.OnRead(func(string) *standin.Fault { return &standin.Fault{Hang: true} })
+	stand.OnRead(func(string) *standin.Answer { return &standin.Answer{Fault: network.Hang} })
 	start := time.Now()
 	refused(t, s, runner.Unavailable, "")
 	if took := time.Since(start); took < 4*time.Second || took > 10*time.Second {

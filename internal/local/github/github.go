@@ -15,9 +15,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -25,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"runner-token-broker/internal/local/network"
 	"runner-token-broker/internal/secret"
 )
 
@@ -114,17 +113,8 @@ type Answer struct {
 	Broken bool
 
 	Delay time.Duration // before anything is answered, or until the client leaves
-	Fault Fault         // what becomes of the answer on its way
+	Fault network.Fault // what happens to the answer on its way
 }
-
-// Fault is what the network does to an answer.
-type Fault int
-
-const (
-	Hang     Fault = iota + 1 // nothing is answered until the client leaves
-	Reset                     // the connection is reset and nothing answered
-	Truncate                  // the connection ends in the middle of the body
-)
 
 // Refusal is GitHub's way of saying no: status, and message in the body.
 func Refusal(status int, message string) *Answer {
@@ -144,11 +134,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer := s.answer(r, op)
-	if !wait(r, answer) {
-		return
-	}
-	if answer.Fault == Reset {
-		reset(w)
+	if !answer.Fault.Answer(w, r, answer.Delay) {
 		return
 	}
 	if answer.Status == 0 {
@@ -165,16 +151,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	maps.Copy(w.Header(), header)
-	if answer.Fault == Truncate {
-		w.Header().Set("Content-Length", strconv.Itoa(len(answer.Body)+1))
-	}
-	w.WriteHeader(answer.Status)
-	if answer.Fault == Truncate {
-		io.WriteString(w, answer.Body[:len(answer.Body)/2])
-		http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler)
-	}
-	io.WriteString(w, answer.Body)
+	answer.Fault.Write(w, answer.Status, []byte(answer.Body))
 }
 
 // answer decides in GitHub's order: version, credential, target.
@@ -278,29 +255,4 @@ func bearer(r *http.Request) string {
 		return ""
 	}
 	return secret.New(token).SHA256()
-}
-
-// wait reports whether the client is still there to be answered.
-func wait(r *http.Request, a *Answer) bool {
-	if a.Fault == Hang {
-		<-r.Context().Done()
-		return false
-	}
-	select {
-	case <-time.After(a.Delay):
-		return true
-	case <-r.Context().Done():
-		return false
-	}
-}
-
-func reset(w http.ResponseWriter) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetLinger(0) // RST, where Close alone would be an orderly end
-	}
-	conn.Close()
 }

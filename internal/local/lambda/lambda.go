@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/google/uuid"
 )
 
 // Function is what to run, and how.
@@ -149,7 +150,7 @@ func (s *Service) Invoke(ctx context.Context, payload []byte) (Result, error) {
 	case <-s.closing:
 		return Result{}, errClosed
 	}
-	inv := &invocation{id: uuid(), payload: payload, done: make(chan Result, 1)}
+	inv := &invocation{id: uuid.NewString(), payload: payload, done: make(chan Result, 1)}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -306,7 +307,7 @@ func (f Function) environ() ([]string, error) {
 		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256",
 		"AWS_LAMBDA_INITIALIZATION_TYPE":  "on-demand",
 		"AWS_LAMBDA_LOG_GROUP_NAME":       "/aws/lambda/" + f.Name,
-		"AWS_LAMBDA_LOG_STREAM_NAME":      time.Now().UTC().Format("2006/01/02") + "/[$LATEST]" + strings.ReplaceAll(uuid(), "-", ""),
+		"AWS_LAMBDA_LOG_STREAM_NAME":      time.Now().UTC().Format("2006/01/02") + "/[$LATEST]" + strings.ReplaceAll(uuid.NewString(), "-", ""),
 		"LAMBDA_TASK_ROOT":                filepath.Dir(f.Path),
 		"LAMBDA_RUNTIME_DIR":              "/var/runtime",
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
 	"github.com/aws/smithy-go"
 
+	"runner-token-broker/internal/local/network"
 	"runner-token-broker/internal/local/secretsmanager"
 	"runner-token-broker/internal/secret"
 )
@@ -38,20 +39,22 @@ func start(t *testing.T) (*secretsmanager.Server, func(aws.Credentials) *sdk.Cli
 	}
 }
 
-func get(t *testing.T, c *sdk.Client, id string) (*sdk.GetSecretValueOutput, error) {
-	t.Helper()
-	return c.GetSecretValue(t.Context(), &sdk.GetSecretValueInput{SecretId: &id})
+func get(ctx context.Context, c *sdk.Client, id string) (*sdk.GetSecretValueOutput, error) {
+	return c.GetSecretValue(ctx, &sdk.GetSecretValueInput{SecretId: &id})
 }
 
 func TestValueIsRead(t *testing.T) {
-	sm, client := start(t)
+	t.Parallel()
+	sm, clientOf := start(t)
+	client := clientOf(credentials)
 	arn := sm.Put("local/github-pat", secret.New("one"))
 	for _, id := range []string{"local/github-pat", arn} {
-		out, err := get(t, client(credentials), id)
+		out, err := get(t.Context(), client, id)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if aws.ToString(out.SecretString) != "one" || out.SecretBinary != nil || aws.ToString(out.ARN) != arn || aws.ToString(out.Name) != "local/github-pat" {
+		if aws.ToString(out.SecretString) != "one" || out.SecretBinary != nil || aws.ToString(out.ARN) != arn ||
+			aws.ToString(out.Name) != "local/github-pat" {
 			t.Errorf("%s: not the value that was put", id)
 		}
 		if since := time.Since(aws.ToTime(out.CreatedDate)); since < -time.Second || since > time.Minute {
@@ -61,11 +64,12 @@ func TestValueIsRead(t *testing.T) {
 	if again := sm.Put("local/github-pat", secret.New("two")); again != arn {
 		t.Errorf("rotation changed the ARN from %s to %s", arn, again)
 	}
-	if out, err := get(t, client(credentials), arn); err != nil || aws.ToString(out.SecretString) != "two" {
+	if out, err := get(t.Context(), client, arn); err != nil || aws.ToString(out.SecretString) != "two" {
 		t.Errorf("after rotation: %v, want the new value", err)
 	}
 	sm.PutBinary("local/github-pat", []byte("\x00\xff"))
-	if out, err := get(t, client(credentials), arn); err != nil || out.SecretString != nil || string(out.SecretBinary) != "\x00\xff" {
+	out, err := get(t.Context(), client, arn)
+	if err != nil || out.SecretString != nil || string(out.SecretBinary) != "\x00\xff" {
 		t.Errorf("binary: %v, want SecretBinary alone", err)
 	}
 	if n := sm.Reads(); n != 4 {
@@ -74,100 +78,146 @@ func TestValueIsRead(t *testing.T) {
 }
 
 func TestMissingValuesAreAWSs(t *testing.T) {
-	sm, client := start(t)
-	sm.PutNothing("empty")
-	sm.Put("leaving", secret.New("x"))
-	sm.ScheduleDeletion("leaving")
-	sm.Put("gone", secret.New("x"))
-	sm.Delete("gone")
-
-	for id, want := range map[string]string{
-		"none":    "Secrets Manager can't find the specified secret.",
-		"gone":    "Secrets Manager can't find the specified secret.",
-		"empty":   "Secrets Manager can't find the specified secret value for staging label: AWSCURRENT",
-		"leaving": "You can't perform this operation on the secret because it was marked for deletion.",
+	t.Parallel()
+	const notThere = "Secrets Manager can't find the specified secret."
+	for _, test := range []struct {
+		name     string
+		prepare  func(*secretsmanager.Server)
+		notFound bool // or else the request is invalid
+		message  string
+	}{
+		{"never made", func(*secretsmanager.Server) {}, true, notThere},
+		{"deleted", func(sm *secretsmanager.Server) {
+			sm.Put("s", secret.New("x"))
+			sm.Delete("s")
+		}, true, notThere},
+		{"without a value", func(sm *secretsmanager.Server) { sm.PutNothing("s") }, true,
+			"Secrets Manager can't find the specified secret value for staging label: AWSCURRENT"},
+		{"marked for deletion", func(sm *secretsmanager.Server) {
+			sm.Put("s", secret.New("x"))
+			sm.ScheduleDeletion("s")
+		}, false, "You can't perform this operation on the secret because it was marked for deletion."},
 	} {
-		_, err := get(t, client(credentials), id)
-		_, notFound := errors.AsType[*types.ResourceNotFoundException](err)
-		_, invalid := errors.AsType[*types.InvalidRequestException](err)
-		if err == nil || !strings.Contains(err.Error(), want) || invalid != (id == "leaving") || notFound == invalid {
-			t.Errorf("%s: %v, want %q", id, err, want)
-		}
-	}
-	sm.Put("leaving", secret.New("y"))
-	if _, err := get(t, client(credentials), "leaving"); err != nil {
-		t.Errorf("restored: %v", err)
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			sm, client := start(t)
+			test.prepare(sm)
+			_, err := get(t.Context(), client(credentials), "s")
+			_, notFound := errors.AsType[*types.ResourceNotFoundException](err)
+			_, invalid := errors.AsType[*types.InvalidRequestException](err)
+			if notFound != test.notFound || invalid == test.notFound || !strings.HasSuffix(err.Error(), test.message) {
+				t.Errorf("%v, want %q, not found: %t", err, test.message, test.notFound)
+			}
+			sm.Put("s", secret.New("y"))
+			if _, err := get(t.Context(), client(credentials), "s"); err != nil {
+				t.Errorf("with a new value: %v", err)
+			}
+		})
 	}
 }
 
 func TestOnlyTheOwnerReads(t *testing.T) {
+	t.Parallel()
 	sm, client := start(t)
 	sm.Put("s", secret.New("ghp_secret"))
-	for name, test := range map[string]struct {
+	for _, test := range []struct {
+		name string
 		c    aws.Credentials
 		code string
 	}{
-		"another key":      {aws.Credentials{AccessKeyID: "OTHER", SecretAccessKey: "SECRET", SessionToken: "SESSION"}, "UnrecognizedClientException"},
-		"another secret":   {aws.Credentials{AccessKeyID: "AKID", SecretAccessKey: "OTHER", SessionToken: "SESSION"}, "InvalidSignatureException"},
-		"no session token": {aws.Credentials{AccessKeyID: "AKID", SecretAccessKey: "SECRET"}, "UnrecognizedClientException"},
+		{"another key", aws.Credentials{AccessKeyID: "OTHER", SecretAccessKey: "SECRET", SessionToken: "SESSION"},
+			"UnrecognizedClientException"},
+		{"another secret", aws.Credentials{AccessKeyID: "AKID", SecretAccessKey: "OTHER", SessionToken: "SESSION"},
+			"InvalidSignatureException"},
+		{"no session token", aws.Credentials{AccessKeyID: "AKID", SecretAccessKey: "SECRET"},
+			"UnrecognizedClientException"},
 	} {
-		_, err := get(t, client(test.c), "s")
-		if e, ok := errors.AsType[smithy.APIError](err); !ok || e.ErrorCode() != test.code {
-			t.Errorf("%s: %v, want %s", name, err, test.code)
+		t.Run(test.name, func(t *testing.T) {
+			_, err := get(t.Context(), client(test.c), "s")
+			if e, ok := errors.AsType[smithy.APIError](err); !ok || e.ErrorCode() != test.code {
+				t.Errorf("%v, want %s", err, test.code)
+			}
+		})
+	}
+	t.Run("unsigned", func(t *testing.T) {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", strings.NewReader(`{"SecretId":"s"}`))
+		r.Header.Set("X-Amz-Target", "secretsmanager.GetSecretValue")
+		r.Header.Set("Content-Type", "application/x-amz-json-1.1")
+		w := httptest.NewRecorder()
+		sm.ServeHTTP(w, r)
+		if w.Code != http.StatusBadRequest || w.Header().Get("X-Amzn-Requestid") == "" {
+			t.Errorf("%d %s, want 400 with a request id", w.Code, w.Body)
 		}
-	}
-	server := httptest.NewServer(sm)
-	defer server.Close()
-	req, _ := http.NewRequestWithContext(t.Context(), "POST", server.URL, strings.NewReader(`{"SecretId":"s"}`))
-	req.Header.Set("X-Amz-Target", "secretsmanager.GetSecretValue")
-	req.Header.Set("Content-Type", "application/x-amz-json-1.1")
-	resp, err := server.Client().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != 400 || resp.Header.Get("X-Amzn-Requestid") == "" {
-		t.Errorf("unsigned: %s, want 400 with a request id", resp.Status)
-	}
+	})
 	if n := sm.Reads(); n != 0 {
 		t.Errorf("Reads = %d, want none to be counted", n)
 	}
 }
 
-func TestFaultsReachTheSDK(t *testing.T) {
-	sm, client := start(t)
-	sm.Put("s", secret.New("x"))
-	for _, fault := range []secretsmanager.Fault{secretsmanager.AccessDenied, secretsmanager.KMSDenied, secretsmanager.DecryptionFailure,
-		secretsmanager.Throttled, secretsmanager.InternalError, secretsmanager.Down} {
-		sm.OnRead(func(string) *secretsmanager.Fault { return &fault })
-		_, err := get(t, client(credentials), "s")
-		if e, ok := errors.AsType[smithy.APIError](err); !ok || e.ErrorCode() != fault.Code || e.ErrorMessage() != fault.Message {
-			t.Errorf("%v, want %s: %s", err, fault.Code, fault.Message)
-		}
+func TestRefusalsReachTheSDK(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		answer secretsmanager.Answer
+	}{
+		{"AccessDenied", secretsmanager.AccessDenied},
+		{"KMSDenied", secretsmanager.KMSDenied},
+		{"DecryptionFailure", secretsmanager.DecryptionFailure},
+		{"Throttled", secretsmanager.Throttled},
+		{"InternalError", secretsmanager.InternalError},
+		{"Down", secretsmanager.Down},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			sm, client := start(t)
+			sm.Put("s", secret.New("x"))
+			sm.OnRead(func(string) *secretsmanager.Answer { return &test.answer })
+			_, err := get(t.Context(), client(credentials), "s")
+			e, ok := errors.AsType[smithy.APIError](err)
+			if !ok || e.ErrorCode() != test.answer.Code || e.ErrorMessage() != test.answer.Message {
+				t.Errorf("%v, want %s: %s", err, test.answer.Code, test.answer.Message)
+			}
+		})
 	}
-	sm.OnRead(func(string) *secretsmanager.Fault { return &secretsmanager.Fault{Drop: true} })
-	if _, err := get(t, client(credentials), "s"); err == nil {
-		t.Error("dropped connection: no error")
-	} else if _, ok := errors.AsType[smithy.APIError](err); ok {
-		t.Errorf("dropped connection: %v, want no answer of AWS's", err)
-	}
-	for _, fault := range []secretsmanager.Fault{{Hang: true}, {Delay: time.Hour}} {
-		arrived := make(chan bool, 1)
-		sm.OnRead(func(string) *secretsmanager.Fault { arrived <- true; return &fault })
-		ctx, cancel := context.WithCancel(t.Context())
-		go func() { <-arrived; cancel() }()
-		id := "s"
-		if _, err := client(credentials).GetSecretValue(ctx, &sdk.GetSecretValueInput{SecretId: &id}); !errors.Is(err, context.Canceled) {
-			t.Errorf("hang: %v, want it to last until the client leaves", err)
-		}
-	}
-	sm.OnRead(func(string) *secretsmanager.Fault { return &secretsmanager.Fault{Delay: time.Millisecond} })
-	if _, err := get(t, client(credentials), "s"); err != nil {
-		t.Errorf("delay alone: %v, want the value", err)
+}
+
+func TestNetworkFaultsReachTheSDK(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		answer secretsmanager.Answer
+		leaves bool // the client, once its request has arrived
+		good   bool
+	}{
+		{name: "reset", answer: secretsmanager.Answer{Fault: network.Reset}},
+		{name: "truncated value", answer: secretsmanager.Answer{Fault: network.Truncate}},
+		{name: "hang", answer: secretsmanager.Answer{Fault: network.Hang}, leaves: true},
+		{name: "long delay", answer: secretsmanager.Answer{Delay: time.Hour}, leaves: true},
+		{name: "short delay", answer: secretsmanager.Answer{Delay: time.Millisecond}, good: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			sm, client := start(t)
+			sm.Put("s", secret.New("x"))
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			sm.OnRead(func(string) *secretsmanager.Answer {
+				if test.leaves {
+					leave()
+				}
+				return &test.answer
+			})
+			_, err := get(ctx, client(credentials), "s")
+			_, refused := errors.AsType[smithy.APIError](err)
+			if (err == nil) != test.good || refused || errors.Is(err, context.Canceled) != test.leaves {
+				t.Errorf("%v, want a value: %t, and no refusal of AWS's", err, test.good)
+			}
+		})
 	}
 }
 
 func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
 	sm, client := start(t)
 	sm.Put("s", secret.New("x"))
 	c := client(credentials)
@@ -175,7 +225,7 @@ func TestConcurrentUse(t *testing.T) {
 	for range 8 {
 		wg.Go(func() { sm.Put("s", secret.New("y")) })
 		wg.Go(func() {
-			if _, err := get(t, c, "s"); err != nil {
+			if _, err := get(t.Context(), c, "s"); err != nil {
 				t.Error(err)
 			}
 		})
