@@ -1,9 +1,10 @@
-// Package apigateway stands in for an HTTP API of Amazon API Gateway with IAM authorization and one Lambda behind it: the
-// service's six routes, signature verification, the event, and the reply.
+// Package apigateway stands in for an HTTP API of Amazon API Gateway with IAM authorization and one Lambda function
+// behind it: the service's six routes, signature verification, the event (payload format 2.0), and the reply.
 //
-// It does not know IAM policies: who has the credentials may call every route. It neither throttles nor writes access
-// logs, knows no stage but $default, no CORS, no custom domain and no cookies in replies, and routes on the path as it
-// was sent, where AWS does not say what it does with escaped slashes. It does not cut rawPath at a decoded question mark.
+// It does not know IAM policies: a caller with the credentials may call every route. It does not throttle or write
+// access logs. It knows no stage but $default, no CORS, no custom domain and no cookies in replies. It routes on the
+// path as it was sent; AWS does not say what it does with escaped slashes. It does not cut rawPath at a decoded
+// question mark.
 package apigateway
 
 import (
@@ -37,10 +38,8 @@ type Gateway struct {
 	Region      string
 	Credentials aws.Credentials // of the one caller that it knows
 	CallerARN   string
-
-	PayloadVersion string        // "1.0" or "2.0"; "2.0" if empty
-	Timeout        time.Duration // of the integration; 29 s if 0
-	Log            *log.Logger   // gets a line for each request, with the reason of a refusal; nil: none
+	Timeout     time.Duration // of the integration; 29 s if 0
+	Log         *log.Logger   // gets a line for each request, with the reason of a refusal; nil: none
 }
 
 var routes = [][]string{
@@ -65,7 +64,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serve answers r and returns what to log of it.
+// serve answers r, and returns what to log about it.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, id string) (status int, why string) {
 	route, variables := match(r)
 	if route == "" {
@@ -84,7 +83,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, id string) (stat
 	}
 
 	e := event{gateway: g, request: r, id: id, route: route, variables: variables, body: body, now: time.Now()}
-	payload, err := e.payload()
+	payload, err := json.Marshal(e.render())
 	if err != nil {
 		return refuse(w, http.StatusInternalServerError, "Internal Server Error"), err.Error()
 	}
@@ -99,9 +98,10 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, id string) (stat
 	case err != nil:
 		return refuse(w, http.StatusInternalServerError, "Internal Server Error"), err.Error()
 	case result.FunctionError != "":
-		return refuse(w, http.StatusInternalServerError, "Internal Server Error"), "function error " + errorType(result.Payload)
+		why := "function error " + errorType(result.Payload)
+		return refuse(w, http.StatusInternalServerError, "Internal Server Error"), why
 	}
-	reply, err := g.parseReply(result.Payload)
+	reply, err := parseReply(result.Payload)
 	if err != nil {
 		return refuse(w, http.StatusInternalServerError, "Internal Server Error"), err.Error()
 	}
@@ -113,12 +113,12 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, id string) (stat
 	return reply.status, ""
 }
 
-// match returns the template of the route that r takes, "" if there is none.
+// match returns the template of the route that r takes, or "" if there is none.
 func match(r *http.Request) (route string, variables map[string]string) {
 	if r.Method != http.MethodPost {
 		return "", nil
 	}
-	// Of the escaped path: an escaped slash does not end a segment.
+	// The path is still escaped: an escaped slash does not end a segment.
 	segments := split(r.URL.EscapedPath())
 	for _, template := range routes {
 		if variables, ok := fits(template, segments); ok {
@@ -164,9 +164,8 @@ type reply struct {
 	body   []byte
 }
 
-// parseReply reads what the function returned. Payload format 2.0 takes any JSON without a statusCode for the body of a
-// 200; format 1.0 insists on one.
-func (g *Gateway) parseReply(payload []byte) (reply, error) {
+// parseReply reads what the function returned. JSON without a statusCode is taken for the body of a 200.
+func parseReply(payload []byte) (reply, error) {
 	var output struct {
 		StatusCode      *int
 		Headers         map[string]string
@@ -177,11 +176,11 @@ func (g *Gateway) parseReply(payload []byte) (reply, error) {
 	switch {
 	case !json.Valid(payload):
 		return reply{}, errors.New("the function's output is not JSON")
-	case g.PayloadVersion != "1.0" && (err != nil && payload[0] != '{' || err == nil && output.StatusCode == nil):
+	case err != nil && payload[0] != '{', err == nil && output.StatusCode == nil:
 		return reply{http.StatusOK, map[string]string{"Content-Type": "application/json"}, payload}, nil
 	case err != nil:
 		return reply{}, errors.New("the function's output is not a reply")
-	case output.StatusCode == nil || *output.StatusCode < 200 || *output.StatusCode > 599:
+	case *output.StatusCode < 200 || *output.StatusCode > 599:
 		return reply{}, errors.New("the function's output has no usable statusCode")
 	}
 	body := []byte(output.Body)

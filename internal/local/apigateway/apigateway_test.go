@@ -85,74 +85,99 @@ func do(t *testing.T, server *httptest.Server, r *http.Request) (*http.Response,
 const org = "/orgs/acme/actions/runners/registration-token"
 
 func TestSixRoutesAndNoOther(t *testing.T) {
+	t.Parallel()
 	server := serve(t, &apigateway.Gateway{Function: answers(created)})
 	for _, target := range []string{"/orgs/acme", "/repos/acme/widgets", "/enterprises/acme-corp"} {
 		for _, kind := range []string{"registration-token", "remove-token"} {
 			path := target + "/actions/runners/" + kind
-			if resp, body := do(t, server, sign(t, request(t, server, "POST", path, ""), "")); resp.StatusCode != 201 || body != "{}" {
-				t.Errorf("%s: %s %s", path, resp.Status, body)
-			}
+			t.Run("POST "+path, func(t *testing.T) {
+				resp, body := do(t, server, sign(t, request(t, server, "POST", path, ""), ""))
+				if resp.StatusCode != 201 || body != "{}" {
+					t.Errorf("%s %s", resp.Status, body)
+				}
+			})
 		}
 	}
 	for _, test := range [][2]string{
-		{"POST", "/"}, {"GET", org}, {"PUT", org}, {"DELETE", org}, {"OPTIONS", org}, {"POST", org + "/"}, {"POST", "/" + org},
-		{"POST", "/orgs//actions/runners/registration-token"}, {"POST", "/users/acme/actions/runners/registration-token"},
-		{"POST", "/orgs/acme/x/actions/runners/registration-token"}, {"POST", "/repos/acme/actions/runners/registration-token"},
-		{"POST", "/orgs/acme/actions/runners/generate-jitconfig"}, {"POST", "/v1" + org}, {"POST", "/ORGS/acme/actions/runners/registration-token"},
+		{"POST", "/"},
+		{"GET", org},
+		{"PUT", org},
+		{"DELETE", org},
+		{"OPTIONS", org},
+		{"POST", org + "/"},
+		{"POST", "/" + org},
+		{"POST", "/orgs//actions/runners/registration-token"},
+		{"POST", "/users/acme/actions/runners/registration-token"},
+		{"POST", "/orgs/acme/x/actions/runners/registration-token"},
+		{"POST", "/repos/acme/actions/runners/registration-token"},
+		{"POST", "/orgs/acme/actions/runners/generate-jitconfig"},
+		{"POST", "/v1" + org},
+		{"POST", "/ORGS/acme/actions/runners/registration-token"},
 	} {
-		// Unsigned too: the route comes first.
-		for _, r := range []*http.Request{request(t, server, test[0], test[1], ""), sign(t, request(t, server, test[0], test[1], ""), "")} {
-			resp, body := do(t, server, r)
-			if resp.StatusCode != 404 || body != `{"message":"Not Found"}` || resp.Header.Get("Content-Type") != "application/json" {
-				t.Errorf("%s %s: %s %s", test[0], test[1], resp.Status, body)
+		t.Run(test[0]+" "+test[1], func(t *testing.T) {
+			unsigned := request(t, server, test[0], test[1], "") // the route comes first
+			signed := sign(t, request(t, server, test[0], test[1], ""), "")
+			for _, r := range []*http.Request{unsigned, signed} {
+				resp, body := do(t, server, r)
+				if resp.StatusCode != 404 || body != `{"message":"Not Found"}` ||
+					resp.Header.Get("Content-Type") != "application/json" {
+					t.Errorf("%s %s", resp.Status, body)
+				}
 			}
-		}
+		})
 	}
 }
 
 func TestOnlyWhatIsSignedIsInvoked(t *testing.T) {
-	var logged bytes.Buffer
-	g := &apigateway.Gateway{Log: log.New(&logged, "", 0), Function: function(func(context.Context, []byte) (lambda.Result, error) {
-		t.Error("the function is invoked")
-		return lambda.Result{}, nil
-	})}
-	server := serve(t, g)
-	for name, r := range map[string]*http.Request{
-		"unsigned":     request(t, server, "POST", org, ""),
-		"another path": sign(t, request(t, server, "POST", "/orgs/other/actions/runners/registration-token", ""), ""),
-		"another body": sign(t, request(t, server, "POST", org, "b"), "a"),
-		"wrong signature": func() *http.Request {
-			r := sign(t, request(t, server, "POST", org, ""), "")
-			r.Header.Set("Authorization", r.Header.Get("Authorization")+"0")
-			return r
-		}(),
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		change func(*http.Request)
+		why    string // in the log
+	}{
+		{"unsigned", func(r *http.Request) { r.Header.Del("Authorization") },
+			"MissingAuthenticationTokenException: there is no Authorization header"},
+		{"another path", func(r *http.Request) { r.URL.Path = "/orgs/other/actions/runners/registration-token" },
+			"InvalidSignatureException: the signature does not match"},
+		{"another body", func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("b")), 1 },
+			"InvalidSignatureException: the signature does not match"},
+		{"wrong signature", func(r *http.Request) { r.Header["Authorization"][0] += "0" },
+			"InvalidSignatureException: the signature does not match"},
 	} {
-		if name == "another path" {
-			r.URL.Path = org
-		}
-		resp, body := do(t, server, r)
-		if resp.StatusCode != 403 || body != `{"message":"Forbidden"}` {
-			t.Errorf("%s: %s %s", name, resp.Status, body)
-		}
-	}
-	server.Close()
-	if !strings.Contains(logged.String(), `POST "`+org+`" 403 MissingAuthenticationTokenException: there is no Authorization header`) {
-		t.Errorf("log %q does not say why", logged.String())
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var logged bytes.Buffer
+			invoked := func(context.Context, []byte) (lambda.Result, error) {
+				t.Error("the function is invoked")
+				return lambda.Result{}, nil
+			}
+			server := serve(t, &apigateway.Gateway{Log: log.New(&logged, "", 0), Function: function(invoked)})
+			r := sign(t, request(t, server, "POST", org, "a"), "a")
+			test.change(r)
+			if resp, body := do(t, server, r); resp.StatusCode != 403 || body != `{"message":"Forbidden"}` {
+				t.Errorf("%s %s", resp.Status, body)
+			}
+			server.Close()
+			if want := `POST "` + r.URL.Path + `" 403 ` + test.why + "\n"; logged.String() != want {
+				t.Errorf("log %q, want %q", logged.String(), want)
+			}
+		})
 	}
 }
 
 // received returns the event that the function is invoked with.
-func received(t *testing.T, version string, target, body string, header ...string) map[string]any {
+func received(t *testing.T, target, body string, header ...string) map[string]any {
 	t.Helper()
 	var event map[string]any
-	g := &apigateway.Gateway{PayloadVersion: version, Function: function(func(_ context.Context, payload []byte) (lambda.Result, error) {
+	g := &apigateway.Gateway{Function: function(func(_ context.Context, payload []byte) (lambda.Result, error) {
 		if err := json.Unmarshal(payload, &event); err != nil {
 			t.Error(err)
 		}
 		return lambda.Result{Payload: []byte(created)}, nil
 	})}
 	server := serve(t, g)
-	if resp, body := do(t, server, sign(t, request(t, server, "POST", target, body, header...), body)); resp.StatusCode != 201 {
+	r := sign(t, request(t, server, "POST", target, body, header...), body)
+	if resp, body := do(t, server, r); resp.StatusCode != 201 {
 		t.Fatalf("%s %s", resp.Status, body)
 	}
 	server.Close()
@@ -178,8 +203,9 @@ func check(t *testing.T, event map[string]any, want map[string]any) {
 }
 
 func TestEventIsPayload20(t *testing.T) {
-	event := received(t, "", "/repos/ac%6De/a%2Fb/actions/runners/remove-token?b=2&a=1&b=3", "",
-		"Accept", "text/plain", "Accept", "a/b", "User-Agent", "mine", "X-Forwarded-For", "10.0.0.1", "Cookie", "a=1; b=2")
+	t.Parallel()
+	event := received(t, "/repos/ac%6De/a%2Fb/actions/runners/remove-token?b=2&a=1&b=3", "", "Accept", "text/plain",
+		"Accept", "a/b", "User-Agent", "mine", "X-Forwarded-For", "10.0.0.1", "Cookie", "a=1; b=2")
 	check(t, event, map[string]any{
 		"version":                       "2.0",
 		"routeKey":                      "POST /repos/{owner}/{repo}/actions/runners/remove-token",
@@ -199,8 +225,10 @@ func TestEventIsPayload20(t *testing.T) {
 		"requestContext.http.userAgent": "mine",
 		"requestContext.stage":          "$default",
 		"requestContext.routeKey":       "POST /repos/{owner}/{repo}/actions/runners/remove-token",
-		"requestContext.authorizer.iam": map[string]any{"accessKey": "AKID", "accountId": "111122223333", "callerId": "AROALOCAL:laptop",
-			"cognitoIdentity": nil, "principalOrgId": "o-local", "userArn": caller, "userId": "AROALOCAL:laptop"},
+		"requestContext.authorizer.iam": map[string]any{
+			"accessKey": "AKID", "accountId": "111122223333", "callerId": "AROALOCAL:laptop", "cognitoIdentity": nil,
+			"principalOrgId": "o-local", "userArn": caller, "userId": "AROALOCAL:laptop",
+		},
 		"isBase64Encoded": false,
 	})
 	if _, has := event["body"]; has {
@@ -217,98 +245,87 @@ func TestEventIsPayload20(t *testing.T) {
 	}
 }
 
-func TestEventIsPayload10(t *testing.T) {
-	event := received(t, "1.0", org+"?b=2&b=3", "", "X-Two", "a", "X-Two", "b", "User-Agent", "mine")
-	check(t, event, map[string]any{
-		"version":                            "1.0",
-		"resource":                           "/orgs/{org}/actions/runners/registration-token",
-		"path":                               org,
-		"httpMethod":                         "POST",
-		"headers.X-Two":                      "b",
-		"multiValueHeaders.X-Two":            []any{"a", "b"},
-		"queryStringParameters":              map[string]any{"b": "3"},
-		"multiValueQueryStringParameters":    map[string]any{"b": []any{"2", "3"}},
-		"pathParameters":                     map[string]any{"org": "acme"},
-		"requestContext.identity.userArn":    caller,
-		"requestContext.identity.accountId":  "111122223333",
-		"requestContext.identity.accessKey":  "AKID",
-		"requestContext.identity.sourceIp":   "127.0.0.1",
-		"requestContext.identity.userAgent":  "mine",
-		"requestContext.resourcePath":        "/orgs/{org}/actions/runners/registration-token",
-		"requestContext.stage":               "$default",
-		"requestContext.httpMethod":          "POST",
-		"requestContext.path":                org,
-		"requestContext.identity.cognitoAmr": nil,
-		"body":                               nil,
-		"isBase64Encoded":                    false,
-	})
-}
-
 func TestBodyIsTextOrBase64(t *testing.T) {
-	for _, version := range []string{"2.0", "1.0"} {
-		check(t, received(t, version, org, `{"a":1}`, "Content-Type", "application/json; charset=utf-8"),
-			map[string]any{"body": `{"a":1}`, "isBase64Encoded": false})
-		check(t, received(t, version, org, "a=1", "Content-Type", "application/x-www-form-urlencoded"),
-			map[string]any{"body": "YT0x", "isBase64Encoded": true})
+	t.Parallel()
+	for _, test := range []struct {
+		name, contentType, body, want string
+		base64                        bool
+	}{
+		{"JSON", "application/json; charset=utf-8", `{"a":1}`, `{"a":1}`, false},
+		{"text", "text/csv", "a,1", "a,1", false},
+		{"form", "application/x-www-form-urlencoded", "a=1", "YT0x", true},
+		{"no type", "", "a=1", "YT0x", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			event := received(t, org, test.body, "Content-Type", test.contentType)
+			check(t, event, map[string]any{"body": test.want, "isBase64Encoded": test.base64})
+		})
 	}
 }
 
 func TestRepliesAreTranslated(t *testing.T) {
+	t.Parallel()
 	const failed = `{"message":"Internal Server Error"}`
-	for name, test := range map[string]struct {
-		version, payload string
-		status           int
-		body             string
+	for _, test := range []struct {
+		name, payload string
+		status        int
+		retryAfter    string
+		body          string
 	}{
-		"reply":                  {"2.0", `{"statusCode":503,"headers":{"retry-after":"7"},"body":"x"}`, 503, "x"},
-		"base64":                 {"2.0", `{"statusCode":200,"body":"eA==","isBase64Encoded":true}`, 200, "x"},
-		"no body":                {"2.0", `{"statusCode":204}`, 204, ""},
-		"JSON alone":             {"2.0", `{"token":"x"}`, 200, `{"token":"x"}`},
-		"a string alone":         {"2.0", `"x"`, 200, `"x"`},
-		"JSON alone, in 1.0":     {"1.0", `{"token":"x"}`, 500, failed},
-		"a string alone, in 1.0": {"1.0", `"x"`, 500, failed},
-		"no JSON":                {"2.0", `token`, 500, failed},
-		"nothing":                {"2.0", ``, 500, failed},
-		"status in words":        {"2.0", `{"statusCode":"201"}`, 500, failed},
-		"status out of range":    {"2.0", `{"statusCode":20}`, 500, failed},
-		"body is an object":      {"2.0", `{"statusCode":200,"body":{}}`, 500, failed},
-		"body is not base64":     {"2.0", `{"statusCode":200,"body":"?","isBase64Encoded":true}`, 500, failed},
+		{"reply", `{"statusCode":503,"headers":{"retry-after":"7"},"body":"x"}`, 503, "7", "x"},
+		{"base64", `{"statusCode":200,"body":"eA==","isBase64Encoded":true}`, 200, "", "x"},
+		{"no body", `{"statusCode":204}`, 204, "", ""},
+		{"JSON alone", `{"token":"x"}`, 200, "", `{"token":"x"}`},
+		{"a string alone", `"x"`, 200, "", `"x"`},
+		{"not JSON", `token`, 500, "", failed},
+		{"nothing", ``, 500, "", failed},
+		{"status in words", `{"statusCode":"201"}`, 500, "", failed},
+		{"status out of range", `{"statusCode":20}`, 500, "", failed},
+		{"body is an object", `{"statusCode":200,"body":{}}`, 500, "", failed},
+		{"body is not base64", `{"statusCode":200,"body":"?","isBase64Encoded":true}`, 500, "", failed},
 	} {
-		server := serve(t, &apigateway.Gateway{PayloadVersion: test.version, Function: answers(test.payload)})
-		resp, body := do(t, server, sign(t, request(t, server, "POST", org, ""), ""))
-		if resp.StatusCode != test.status || body != test.body {
-			t.Errorf("%s: %s %s, want %d %s", name, resp.Status, body, test.status, test.body)
-		}
-		if name == "reply" && resp.Header.Get("Retry-After") != "7" {
-			t.Errorf("%s: headers %v", name, resp.Header)
-		}
-		if resp.Header.Get("Apigw-Requestid") == "" {
-			t.Errorf("%s: no Apigw-Requestid", name)
-		}
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			server := serve(t, &apigateway.Gateway{Function: answers(test.payload)})
+			resp, body := do(t, server, sign(t, request(t, server, "POST", org, ""), ""))
+			if resp.StatusCode != test.status || body != test.body ||
+				resp.Header.Get("Retry-After") != test.retryAfter {
+				t.Errorf("%s %v %s, want %d %s", resp.Status, resp.Header, body, test.status, test.body)
+			}
+			if resp.Header.Get("Apigw-Requestid") == "" {
+				t.Error("no Apigw-Requestid")
+			}
+		})
 	}
 }
 
 func TestFailuresOfTheIntegration(t *testing.T) {
-	for name, test := range map[string]struct {
-		f      function
-		status int
-		body   string
+	t.Parallel()
+	for _, test := range []struct {
+		name     string
+		function function
+		status   int
+		message  string
 	}{
-		"function error": {func(context.Context, []byte) (lambda.Result, error) {
+		{"function error", func(context.Context, []byte) (lambda.Result, error) {
 			return lambda.Result{Payload: []byte(created), FunctionError: "Unhandled"}, nil
-		}, 500, `{"message":"Internal Server Error"}`},
-		"no answer": {func(context.Context, []byte) (lambda.Result, error) {
+		}, 500, "Internal Server Error"},
+		{"no answer", func(context.Context, []byte) (lambda.Result, error) {
 			return lambda.Result{}, errors.New("closed")
-		}, 500, `{"message":"Internal Server Error"}`},
-		"timeout": {func(ctx context.Context, _ []byte) (lambda.Result, error) {
+		}, 500, "Internal Server Error"},
+		{"timeout", func(ctx context.Context, _ []byte) (lambda.Result, error) {
 			<-ctx.Done()
 			return lambda.Result{}, ctx.Err()
-		}, 503, `{"message":"Service Unavailable"}`},
+		}, 503, "Service Unavailable"},
 	} {
-		server := serve(t, &apigateway.Gateway{Function: test.f, Timeout: 50 * time.Millisecond})
-		resp, body := do(t, server, sign(t, request(t, server, "POST", org, ""), ""))
-		if resp.StatusCode != test.status || body != test.body {
-			t.Errorf("%s: %s %s, want %d %s", name, resp.Status, body, test.status, test.body)
-		}
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			server := serve(t, &apigateway.Gateway{Function: test.function, Timeout: 50 * time.Millisecond})
+			resp, body := do(t, server, sign(t, request(t, server, "POST", org, ""), ""))
+			if want := `{"message":"` + test.message + `"}`; resp.StatusCode != test.status || body != want {
+				t.Errorf("%s %s, want %d %s", resp.Status, body, test.status, want)
+			}
+		})
 	}
 }

@@ -2,7 +2,6 @@ package apigateway
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"maps"
 	"mime"
 	"net"
@@ -13,8 +12,8 @@ import (
 	"time"
 )
 
-// event is what the function is told of a request. It is rendered as AWS documents it, with maps that look like the
-// documentation: the types of a library would be the ones that the function reads it with.
+// event is what the function is told about a request. It is rendered with maps that look like AWS's documentation. The
+// types of aws-lambda-go would prove less: the function reads the event with them.
 type event struct {
 	gateway   *Gateway
 	request   *http.Request
@@ -35,14 +34,7 @@ const (
 	layout = "02/Jan/2006:15:04:05 -0700"
 )
 
-func (e event) payload() ([]byte, error) {
-	if e.gateway.PayloadVersion == "1.0" {
-		return json.Marshal(e.v1())
-	}
-	return json.Marshal(e.v2())
-}
-
-func (e event) v2() object {
+func (e event) render() object {
 	r := e.request
 	headers := map[string]string{}
 	var cookies []string
@@ -55,7 +47,7 @@ func (e event) v2() object {
 		}
 		headers[strings.ToLower(name)] = strings.Join(values, ",")
 	}
-	path := unescape(r.URL.EscapedPath())
+	path := r.URL.Path
 	event := object{
 		"version":        "2.0",
 		"routeKey":       r.Method + " " + e.route,
@@ -101,64 +93,11 @@ func (e event) v2() object {
 		}
 		event["queryStringParameters"] = joined
 	}
-	body, encoded := e.encodeBody()
-	if body != nil {
-		event["body"] = body
+	event["isBase64Encoded"] = false
+	if len(e.body) > 0 {
+		event["body"], event["isBase64Encoded"] = e.encodeBody()
 	}
-	event["isBase64Encoded"] = encoded
 	return event
-}
-
-func (e event) v1() object {
-	r := e.request
-	body, encoded := e.encodeBody()
-	path := unescape(r.URL.EscapedPath())
-	query := r.URL.Query()
-	return object{
-		"version":                         "1.0",
-		"resource":                        e.route,
-		"path":                            path,
-		"httpMethod":                      r.Method,
-		"headers":                         last(e.headers()),
-		"multiValueHeaders":               e.headers(),
-		"queryStringParameters":           last(query),
-		"multiValueQueryStringParameters": orNull(query),
-		"requestContext": object{
-			"accountId":         e.account(),
-			"apiId":             apiID,
-			"domainName":        r.Host,
-			"domainPrefix":      apiID,
-			"extendedRequestId": e.id,
-			"httpMethod":        r.Method,
-			"identity": object{
-				"accessKey":                     e.gateway.Credentials.AccessKeyID,
-				"accountId":                     e.account(),
-				"caller":                        userID,
-				"cognitoAmr":                    nil,
-				"cognitoAuthenticationProvider": nil,
-				"cognitoAuthenticationType":     nil,
-				"cognitoIdentityId":             nil,
-				"cognitoIdentityPoolId":         nil,
-				"principalOrgId":                orgID,
-				"sourceIp":                      e.sourceIP(),
-				"user":                          userID,
-				"userAgent":                     r.UserAgent(),
-				"userArn":                       e.gateway.CallerARN,
-			},
-			"path":             path,
-			"protocol":         r.Proto,
-			"requestId":        e.id,
-			"requestTime":      e.now.UTC().Format(layout),
-			"requestTimeEpoch": e.now.UnixMilli(),
-			"resourceId":       r.Method + " " + e.route,
-			"resourcePath":     e.route,
-			"stage":            stage,
-		},
-		"pathParameters":  e.variables,
-		"stageVariables":  nil,
-		"body":            body,
-		"isBase64Encoded": encoded,
-	}
 }
 
 // headers returns the request's headers with those that the gateway adds.
@@ -186,39 +125,16 @@ func (e event) account() string {
 	return ""
 }
 
-// encodeBody returns nil if there is no body.
-func (e event) encodeBody() (body any, isBase64 bool) {
-	if len(e.body) == 0 {
-		return nil, false
-	}
-	switch media, _, _ := mime.ParseMediaType(e.request.Header.Get("Content-Type")); {
-	case strings.HasPrefix(media, "text/"), media == "application/json", media == "application/javascript", media == "application/xml":
+func (e event) encodeBody() (body string, isBase64 bool) {
+	media, _, _ := mime.ParseMediaType(e.request.Header.Get("Content-Type"))
+	text := []string{"application/json", "application/javascript", "application/xml"}
+	if strings.HasPrefix(media, "text/") || slices.Contains(text, media) {
 		return string(e.body), false
 	}
 	return base64.StdEncoding.EncodeToString(e.body), true
 }
 
-func last(values map[string][]string) map[string]string {
-	if len(values) == 0 {
-		return nil
-	}
-	m := map[string]string{}
-	for name, v := range values {
-		if len(v) > 0 {
-			m[name] = v[len(v)-1]
-		}
-	}
-	return m
-}
-
-func orNull(values url.Values) any {
-	if len(values) == 0 {
-		return nil
-	}
-	return values
-}
-
-// unescape is for what net/http has parsed already, and so cannot fail.
+// unescape cannot fail: net/http has parsed the path already.
 func unescape(s string) string {
 	u, _ := url.PathUnescape(s)
 	return u

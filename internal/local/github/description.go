@@ -15,13 +15,15 @@ import (
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/getkin/kin-openapi/routers/gorillamux"
+
+	"runner-token-broker/internal/runner"
 )
 
 //go:embed testdata
 var testdata embed.FS
 
-// document is a description of GitHub's API, parsed when it is first needed: a laptop that asks for one version need
-// not wait for three.
+// document is a description of GitHub's API. It is parsed when it is first needed: a laptop that asks for one version
+// does not wait for three.
 type document func() (routers.Router, error)
 
 func load(name string) document {
@@ -50,6 +52,7 @@ var (
 	server = map[string]document{oldest: load("ghes-3.19")}
 )
 
+// scopes are those that a classic PAT needs, by the scope of the target.
 var scopes = map[string]string{"orgs": "admin:org", "repos": "repo", "enterprises": "manage_runners:enterprise"}
 
 // operation is what a request asks for.
@@ -86,17 +89,13 @@ func describe(r *http.Request) (operation, string) {
 	if err != nil {
 		return op, err.Error()
 	}
-	const separator = "/actions/runners/"
-	i := strings.LastIndex(url, separator) // the last: a repository may be actions/runners
-	if i < 0 {
-		return op, "GitHub has it, this stand-in has not"
+	request, err := runner.ParsePath(strings.TrimPrefix(url, "/"))
+	if err != nil {
+		return op, "GitHub has it, and this stand-in does not: " + err.Error()
 	}
-	target, kind := strings.TrimPrefix(url[:i], "/"), url[i+len(separator):]
-	if kind != "registration-token" && kind != "remove-token" {
-		return op, "GitHub has it, this stand-in has not"
-	}
-	scope, _, _ := strings.Cut(target, "/")
-	op.target, op.scope = target, scopes[scope]
+	op.target = request.Target.String()
+	scope, _, _ := strings.Cut(op.target, "/")
+	op.scope = scopes[scope]
 	op.input = &openapi3filter.RequestValidationInput{Request: described, PathParams: params, Route: route}
 	if err := openapi3filter.ValidateRequest(r.Context(), op.input); err != nil {
 		return op, err.Error()
@@ -111,19 +110,24 @@ func (op operation) validateAnswer(r *http.Request, status int, header http.Head
 }
 
 // What the service promises to send, and what the transport adds. Anything else might be the caller's.
-var expected = []string{"Accept", "Accept-Encoding", "Authorization", "Connection", "Content-Length", "User-Agent", versionHeader}
+var expected = []string{
+	"Accept", "Accept-Encoding", "Authorization", "Connection", "Content-Length", "User-Agent", versionHeader,
+}
 
-// check says where r is not what the service promises to send. GitHub's description knows no request headers, does not
-// forbid a body or a query, and takes %2F and .. for names.
+// check says where r is not what the service promises to send. GitHub's description has no request headers. It allows a
+// body and a query, and takes %2F and .. for names.
 func check(r *http.Request) string {
 	var problems []error
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-	for name, want := range map[string]string{"Accept": "application/vnd.github+json", "User-Agent": "runner-token-broker"} {
+	for name, want := range map[string]string{
+		"Accept":     "application/vnd.github+json",
+		"User-Agent": "runner-token-broker",
+	} {
 		if got := r.Header[name]; len(got) != 1 || got[0] != want {
 			problem("%s is %q, not %q", name, got, want)
 		}
 	}
-	// Values stay out of it: they may be secret.
+	// The values are left out: they may be secret.
 	if n := len(r.Header["Authorization"]); n > 1 {
 		problem("Authorization is there %d times", n)
 	}

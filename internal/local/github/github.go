@@ -2,12 +2,12 @@
 // paths of github.com at the root, those of GitHub Enterprise Server 3.19 under /api/v3.
 //
 // Every request, and every answer that it gives, is checked against GitHub's own OpenAPI description of the API version
-// that was asked for. What breaks the description is answered 599, a status that GitHub cannot have, and is kept in
-// Violations, so that a test fails even if the code under test swallows the answer.
+// that was asked for. What breaks the description is answered 599, a status that GitHub cannot have, and is listed in
+// Violations: a test then fails even if the code under test swallows the answer.
 //
 // It does not know users, scopes, permissions or SSO: a credential is good for every target or for none. It makes no
-// just-in-time configurations. It counts towards no limit, locks nobody out for repeating bad credentials, compares
-// targets with regard to case, and does not remember the tokens that it made as GitHub would have to for config.sh.
+// just-in-time configurations. It counts no request towards a limit, and locks out no client that repeats bad
+// credentials. Its targets are in lower case. config.sh cannot use the tokens.
 package github
 
 import (
@@ -38,14 +38,14 @@ type Server struct {
 	violations  []string
 }
 
-// New returns a GitHub that knows the given credentials.
+// New returns a GitHub that accepts the given credentials.
 func New(credentials ...secret.Value) *Server {
 	s := new(Server)
 	s.Rotate(credentials...)
 	return s
 }
 
-// Rotate makes the given credentials the only good ones; with none, every request is answered 401.
+// Rotate makes the given credentials the only good ones. With none, every request is answered 401.
 func (s *Server) Rotate(credentials ...secret.Value) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,15 +65,15 @@ func (s *Server) Restrict(targets ...string) {
 	}
 }
 
-// OnRequest makes f decide what each later request gets; where f returns nil, or is nil, GitHub itself does. f is called
-// from many goroutines at once.
+// OnRequest makes f decide what each later request gets. Where f returns nil, or is nil, GitHub itself decides. f is
+// called from many goroutines at once.
 func (s *Server) OnRequest(f func(*http.Request) *Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hook = f
 }
 
-// Request is what is kept of a request.
+// Request is what is recorded of a request.
 type Request struct {
 	Method, Path  string // the path as it was sent, /api/v3 included
 	Authorization string // the SHA-256 of the bearer token; "" if there was none
@@ -94,18 +94,17 @@ func (s *Server) Tokens() []secret.Value {
 	return slices.Clone(s.tokens)
 }
 
-// Violations returns what broke GitHub's description, or what the service promises to send, so far.
+// Violations returns what broke GitHub's description so far, or was not what the service promises to send.
 func (s *Server) Violations() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.violations)
 }
 
-// Answer is what OnRequest's function makes of a request. With Status 0 it is GitHub's own answer, with the other
-// fields applied to it.
+// Answer is what a request gets. With Status 0 it is GitHub's own answer, with the other fields applied to it.
 type Answer struct {
 	Status int
-	Header http.Header   // added to GitHub's own, or replacing them; a nil value removes one
+	Header http.Header   // is added to GitHub's own or replaces it; a nil value removes one
 	Body   string        // unused where Status is 0
 	Life   time.Duration // of the token in GitHub's own answer; an hour if 0
 
@@ -198,7 +197,7 @@ func (s *Server) create(a *Answer) {
 	s.mu.Lock()
 	s.tokens = append(s.tokens, secret.New(token))
 	s.mu.Unlock()
-	// Milliseconds and a zone that is not UTC: GitHub's examples have both, and they are easily forgotten.
+	// GitHub's examples have milliseconds and a zone that is not UTC. Both are easily forgotten.
 	expires := time.Now().Add(cmp.Or(a.Life, time.Hour)).In(time.FixedZone("", -8*60*60))
 	body, _ := json.Marshal(map[string]string{
 		"token":      token,

@@ -55,8 +55,8 @@ func New(region string, c aws.Credentials) *Server {
 	return s
 }
 
-// Put makes v the current value of the named secret. It creates the secret, or restores it from deletion, if it must. It
-// returns the secret's ARN.
+// Put makes v the current value of the named secret. It creates the secret, or restores it from deletion, if it must.
+// It returns the secret's ARN.
 func (s *Server) Put(name string, v secret.Value) (arn string) {
 	return s.put(name, stored{text: v, version: uuid.NewString()})
 }
@@ -98,8 +98,8 @@ func (s *Server) put(name string, v stored) (arn string) {
 	return v.arn
 }
 
-// OnRead makes f decide what each later GetSecretValue of the secret id gets. Where f returns nil, or is nil, it gets the
-// secret. f is called from many goroutines at once.
+// OnRead makes f decide what each later GetSecretValue of the secret id gets. Where f returns nil, or is nil, it gets
+// the secret. f is called from many goroutines at once.
 func (s *Server) OnRead(f func(id string) *Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,7 +160,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method != http.MethodPost || r.URL.Path != "/" || r.Header.Get("X-Amz-Target") != operation:
 		refuse(w, Answer{Status: 400, Code: "UnknownOperationException"})
 	case r.Header.Get("Content-Type") != contentType || json.Unmarshal(body, &input) != nil:
-		refuse(w, Answer{Status: 400, Code: "SerializationException", Message: "the request is not JSON of version 1.1"})
+		refuse(w, Answer{Status: 400, Code: "SerializationException", Message: "the request is not JSON 1.1"})
 	case input.SecretId == "" || input.VersionId != "" || input.VersionStage != "" && input.VersionStage != current:
 		refuse(w, Answer{Status: 400, Code: "InvalidParameterException",
 			Message: "this stand-in needs SecretId, and knows only the version " + current})
