@@ -18,31 +18,17 @@ FLAGS := -trimpath -buildvcs=false -tags lambda.norpc -ldflags='-s -w'
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-zA-Z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-token: local ## print a token as JSON; TARGET=repos/acme/widgets KIND=remove-token; with GITHUB_PAT in the environment, a real one
-	@$(BUILD)/local/stack token -function $(BUILD)/local/bootstrap
+token: local ## print a token as JSON; TARGET=repos/acme/widgets KIND=remove-token; with GITHUB_PAT exported, a real one
+	@$(BUILD)/local/stack token $(BUILD)/local/bootstrap
 
 run: local ## serve on 127.0.0.1:3000 until Ctrl-C; PORT=, ENVIRONMENTS=, and as for token
-	@exec $(BUILD)/local/stack run -function $(BUILD)/local/bootstrap
+	@exec $(BUILD)/local/stack run $(BUILD)/local/bootstrap
 
-# The container runs on this machine's processor.
-sam-invoke sam-api: ARCH = $(if $(filter x86_64,$(shell uname -m)),x86_64,arm64)
+sam-invoke: local ## invoke the function in SAM local; EVENT=events/direct-org.json, SAM_ENV= (docs/sam-local.md)
+	@exec $(BUILD)/local/stack sam invoke
 
-# On stdout is the answer alone.
-SAM_BUILD = $(MAKE) -s build $(if $(SAM_ENV),,local) ARCH=$(ARCH) >&2
-# Without SAM_ENV it is started by a program that first starts what the function calls. --docker-volume-basedir is where
-# the template's CodeUri begins: the function as make build leaves it, and not sam build's copy, which may be for deployment.
-SAM_LOCAL = exec $(if $(SAM_ENV),,$(BUILD)/local/stack sam) sam local $(1) --template template.yaml \
-	--docker-volume-basedir $(BUILD)/$(ARCH) --parameter-overrides Architecture=$(ARCH) \
-	$(if $(SAM_ENV),--env-vars '$(SAM_ENV)') $(SAM_FLAGS)
-
-sam-invoke: ## invoke the function in SAM local; EVENT=events/direct-org.json, SAM_ENV= (docs/sam-local.md)
-	@test -f '$(EVENT)' || { echo "EVENT='$(EVENT)' is no file: try EVENT=events/direct-org.json, or another of events/" >&2; exit 2; }
-	@$(SAM_BUILD)
-	@$(call SAM_LOCAL,invoke TokenFunction --event '$(EVENT)')
-
-sam-api: ## serve in SAM local on 127.0.0.1:3000 until Ctrl-C; PORT=, SAM_ENV=
-	@$(SAM_BUILD)
-	@$(call SAM_LOCAL,start-api --port $(or $(PORT),3000) --warm-containers EAGER)
+sam-api: local ## serve in SAM local on 127.0.0.1:3000 until Ctrl-C; PORT=, SAM_ENV=
+	@exec $(BUILD)/local/stack sam start-api
 
 # The race detector takes a C compiler; Go says whether it found one.
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)

@@ -1,10 +1,9 @@
-// Command local is the function on a laptop: the built binary under a local Lambda and API Gateway, reading its
-// credential from a local Secrets Manager. It stands behind make token and make run. GitHub is a stand-in, or the real
-// one if GITHUB_PAT is in the environment. Behind make sam-invoke and make sam-api it is these two without the others:
-// SAM runs the function.
+// Command local runs the function on a laptop. For make token and make run it starts the built binary behind a local
+// Lambda and API Gateway, with a local Secrets Manager. GitHub is a stand-in, or the real one if GITHUB_PAT is in the
+// environment. For make sam-invoke and make sam-api it starts Secrets Manager and GitHub alone: SAM runs the function.
 //
-// It does not know the template: IAM policies, throttling, alarms and everything else that CloudFormation makes are seen
-// on AWS only. See the packages beside it for what each of them leaves out.
+// It does not know the template: IAM policies, throttling, alarms and all else that CloudFormation makes are seen on
+// AWS only. The packages beside it say what each of them leaves out.
 package main
 
 import (
@@ -31,7 +30,8 @@ func main() {
 	os.Exit(status)
 }
 
-// command runs until it is done or ctx ends, and returns its exit status: 1 for what failed, 2 for what was asked wrong.
+// command runs until it is done or ctx ends. It returns the exit status: 1 if something failed, 2 if what was asked is
+// wrong.
 func command(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	say := log.New(stderr, "", 0)
 	s, err := parseSettings(args, getenv)
@@ -58,7 +58,7 @@ func command(ctx context.Context, args []string, getenv func(string) string, std
 	return 1
 }
 
-// errRefused says that the answer, which has been printed, is no token.
+// errRefused says that the answer is a refusal, and has been printed.
 var errRefused = errors.New("refused")
 
 // token asks for one token and prints the answer.
@@ -75,14 +75,14 @@ func token(ctx context.Context, s settings, stdout, stderr io.Writer) error {
 
 	ctx, cancel := context.WithTimeout(ctx, 35*time.Second) // more than the gateway gives the function
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, stack.url+s.path(), http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, stack.url+"/"+s.request.Path(), http.NoBody)
 	if err != nil {
 		return err
 	}
 	if err := sigv4.Sign(req, nil, stack.caller, region, "execute-api"); err != nil {
 		return err
 	}
-	transport := new(http.Transport) // without the environment's proxy
+	transport := new(http.Transport) // it does not use the environment's proxy
 	defer transport.CloseIdleConnections()
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
@@ -120,7 +120,7 @@ func run(ctx context.Context, s settings, stderr io.Writer) error {
 
 curl -sS --aws-sigv4 "aws:amz:%s:execute-api" --user %s:%s -d '' %s
 
-`, stack.url, region, stack.caller.AccessKeyID, stack.caller.SecretAccessKey, stack.url+s.path())
+`, stack.url, region, stack.caller.AccessKeyID, stack.caller.SecretAccessKey, stack.url+"/"+s.request.Path())
 	<-ctx.Done()
 	fmt.Fprintln(stderr, "stopping")
 	return nil

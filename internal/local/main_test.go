@@ -13,18 +13,22 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"runner-token-broker/internal/local/github"
 	"runner-token-broker/internal/local/output"
 	"runner-token-broker/internal/secret"
 )
 
-// function is the built one.
-var function string
+var (
+	dir  string // for all tests
+	self string // the test binary
+)
 
 // The test binary is also a function that cannot start, and the command.
 func TestMain(m *testing.M) {
@@ -39,27 +43,72 @@ func TestMain(m *testing.M) {
 }
 
 func test(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "local")
-	if err != nil {
+	var err error
+	if dir, err = os.MkdirTemp("", "local"); err != nil {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
-	function = filepath.Join(dir, "bootstrap")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags=-s -w", "-o", function, "../../functions/token")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("%v: %s", err, out))
+	if self, err = os.Executable(); err != nil {
+		panic(err)
 	}
 	return m.Run()
 }
 
+// function builds the function, once.
+var function = sync.OnceValue(func() string {
+	path := filepath.Join(dir, "bootstrap")
+	build := exec.Command("go", "build", "-ldflags=-w", "-o", path, "../../functions/token")
+	if out, err := build.CombinedOutput(); err != nil {
+		panic(fmt.Sprintf("%v: %s", err, out))
+	}
+	return path
+})
+
+type environ map[string]string
+
 // execute runs the command to its end.
-func execute(t *testing.T, mode, function string, env map[string]string) (status int, stdout, stderr string) {
-	t.Helper()
+func execute(ctx context.Context, env environ, args ...string) (status int, stdout, stderr string) {
 	var out, errs output.Buffer
-	getenv := func(name string) string { return env[name] }
-	status = command(t.Context(), []string{mode, "-function", function}, getenv, &out, &errs)
+	status = command(ctx, args, func(name string) string { return env[name] }, &out, &errs)
 	return status, out.String(), errs.String()
+}
+
+// running is the command as a process of its own.
+type running struct {
+	*exec.Cmd
+	out, errs output.Buffer
+	end       func() error // waits for it
+}
+
+func launch(t *testing.T, env environ, args ...string) *running {
+	t.Helper()
+	r := &running{Cmd: exec.Command(self, args...)}
+	r.Env = []string{"TEST_COMMAND=1", "GORACE=atexit_sleep_ms=0"} // the race detector would sleep for a second
+	for name, value := range env {
+		r.Env = append(r.Env, name+"="+value)
+	}
+	r.Stdout, r.Stderr = &r.out, &r.errs
+	if err := r.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.end = sync.OnceValue(r.Wait)
+	t.Cleanup(func() {
+		r.Process.Kill()
+		r.end()
+	})
+	return r
+}
+
+// wait returns the first match in one of the outputs.
+func wait(t *testing.T, out *output.Buffer, pattern string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	match, err := out.Wait(ctx, pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return match
 }
 
 type answer struct {
@@ -70,275 +119,411 @@ type answer struct {
 
 func parse(t *testing.T, stdout string) (a answer) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(stdout), &a); err != nil || strings.Count(stdout, "\n") != 1 || !strings.HasSuffix(stdout, "\n") {
+	err := json.Unmarshal([]byte(stdout), &a)
+	if err != nil || strings.Count(stdout, "\n") != 1 || !strings.HasSuffix(stdout, "\n") {
 		t.Fatalf("stdout is %q, want one line of JSON: %v", stdout, err)
 	}
 	return a
 }
 
 func TestTokenPrintsTheAnswerAlone(t *testing.T) {
-	for _, env := range []map[string]string{
-		{},
-		{"TARGET": "repos/acme/widgets", "KIND": "remove-token", "ENVIRONMENTS": "2"},
-		{"TARGET": "enterprises/acme-corp", "GITHUB_API_VERSION": "2026-03-10", "HTTPS_PROXY": "http://127.0.0.1:1"},
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		env  environ
+		url  string // how runner_url ends
+	}{
+		{"by default", nil, "/acme"},
+		{"repository", environ{"TARGET": "repos/acme/widgets", "KIND": "remove-token", "ENVIRONMENTS": "2"},
+			"/acme/widgets"},
+		{"enterprise", environ{"TARGET": "enterprises/acme-corp", "GITHUB_API_VERSION": "2026-03-10"},
+			"/enterprises/acme-corp"},
+		{"a proxy", environ{"HTTPS_PROXY": "http://127.0.0.1:1"}, "/acme"},
 	} {
-		status, stdout, stderr := execute(t, "token", function, env)
-		if status != 0 {
-			t.Fatalf("%v: exit %d: %s", env, status, stderr)
-		}
-		a := parse(t, stdout)
-		if a.Token == "" || a.ExpiresIn < 3500 {
-			t.Errorf("%v: %s", env, stdout)
-		}
-		if target := env["TARGET"]; target != "" && !strings.HasSuffix(a.RunnerURL, strings.TrimPrefix(target, "repos")) {
-			t.Errorf("%v: runner_url %s", env, a.RunnerURL)
-		}
-		if strings.Contains(stderr, a.Token) {
-			t.Errorf("%v: the token is on stderr, too", env)
-		}
-		if !strings.Contains(stderr, "GitHub is a stand-in") || !strings.Contains(stderr, `"outcome":"issued"`) {
-			t.Errorf("%v: stderr lacks which GitHub it was, or the function's log: %s", env, stderr)
-		}
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			status, stdout, stderr := execute(t.Context(), test.env, "token", function())
+			if status != 0 {
+				t.Fatalf("exit %d: %s", status, stderr)
+			}
+			a := parse(t, stdout)
+			if a.Token == "" || a.ExpiresIn < 3500 || !strings.HasSuffix(a.RunnerURL, test.url) {
+				t.Errorf("%s, want a token for %s", stdout, test.url)
+			}
+			if strings.Contains(stderr, a.Token) {
+				t.Error("the token is on stderr, too")
+			}
+			if !strings.Contains(stderr, "GitHub is a stand-in") || !strings.Contains(stderr, `"outcome":"issued"`) {
+				t.Errorf("stderr lacks which GitHub it was, or the function's log: %s", stderr)
+			}
+		})
 	}
 }
 
 func TestRefusalIsPrintedAndExits1(t *testing.T) {
-	status, stdout, stderr := execute(t, "token", function, map[string]string{"ALLOWED_TARGETS": "orgs/other"})
+	t.Parallel()
+	status, stdout, stderr := execute(t.Context(), environ{"ALLOWED_TARGETS": "orgs/other"}, "token", function())
 	if a := parse(t, stdout); status != 1 || a.Code != "TargetNotAllowed" {
 		t.Errorf("exit %d, %s; %s", status, stdout, stderr)
 	}
 }
 
 func TestWrongSettingsAreNamedWithTheRemedy(t *testing.T) {
+	t.Parallel()
+	const pat = "ghp_x1y2"
+	token, run := []string{"token", "x"}, []string{"run", "x"}
+	invoke, api := []string{"sam", "invoke"}, []string{"sam", "start-api"}
+	event := environ{"EVENT": "../../events/direct-org.json"}
 	for _, test := range []struct {
-		mode string
-		env  map[string]string
+		name string
+		args []string
+		env  environ
 		want []string
 	}{
-		{"token", map[string]string{"TARGET": "acme"}, []string{"TARGET", "orgs/ORG"}},
-		{"token", map[string]string{"TARGET": "orgs/Acme"}, []string{`write "orgs/acme"`}},
-		{"token", map[string]string{"KIND": "join", "PORT": "x", "ENVIRONMENTS": "0"}, []string{"KIND", "remove-token", "PORT", "ENVIRONMENTS"}},
-		{"token", map[string]string{"GITHUB_PAT": "ghp_x1y2"}, []string{"TARGET=orgs/ORG"}},
-		{"token", map[string]string{"GITHUB_PAT": " \n"}, []string{"GITHUB_PAT is blank"}},
-		{"token", map[string]string{"GITHUB_API_URL": "https://ghe.example/api/v3"}, []string{"GITHUB_API_URL", "GITHUB_PAT"}},
-		{"token", map[string]string{"ALLOWED_TARGETS": "orgs/A*"}, []string{"ALLOWED_TARGETS", "entry 1"}},
-		{"run", map[string]string{"GITHUB_PAT": "ghp_x1y2"}, []string{"ALLOWED_TARGETS='orgs/ORG"}},
-		{"run", map[string]string{"PORT": "65536"}, []string{"PORT"}},
-		{"serve", nil, []string{"usage"}},
+		{"target without a scope", token, environ{"TARGET": "acme"}, []string{"TARGET", "orgs/ORG"}},
+		{"target in upper case", token, environ{"TARGET": "orgs/Acme"}, []string{`write "orgs/acme"`}},
+		{"several", token, environ{"KIND": "join", "PORT": "x", "ENVIRONMENTS": "0"},
+			[]string{"KIND", "remove-token", "PORT", "ENVIRONMENTS"}},
+		{"PAT without a target", token, environ{"GITHUB_PAT": pat}, []string{"TARGET=orgs/ORG"}},
+		{"blank PAT", token, environ{"GITHUB_PAT": " \n"}, []string{"GITHUB_PAT is blank"}},
+		{"URL without a PAT", token, environ{"GITHUB_API_URL": "https://ghe.example/api/v3"},
+			[]string{"GITHUB_API_URL", "GITHUB_PAT"}},
+		{"malformed policy", token, environ{"ALLOWED_TARGETS": "orgs/A*"}, []string{"ALLOWED_TARGETS", "entry 1"}},
+		{"run with a PAT without a policy", run, environ{"GITHUB_PAT": pat}, []string{"ALLOWED_TARGETS='orgs/ORG"}},
+		{"port out of range", run, environ{"PORT": "65536"}, []string{"PORT"}},
+		{"SAM without an event", invoke, nil, []string{"EVENT=''", "events/direct-org.json"}},
+		{"SAM with a folder for an event", invoke, environ{"EVENT": "../../events"}, []string{"EVENT='../../events'"}},
+		{"SAM with a PAT without a policy", invoke, environ{"GITHUB_PAT": pat, "EVENT": event["EVENT"]},
+			[]string{"ALLOWED_TARGETS='orgs/ORG"}},
+		{"SAM's port out of range", api, environ{"PORT": "65536", "SAM_ENV": "x"}, []string{"PORT"}},
+		{"nothing", nil, nil, []string{"usage"}},
+		{"another command", []string{"serve", "x"}, nil, []string{"usage"}},
+		{"no function", []string{"token"}, nil, []string{"usage"}},
+		{"two functions", []string{"token", "x", "y"}, nil, []string{"usage"}},
+		{"SAM without a command", []string{"sam"}, nil, []string{"usage"}},
+		{"SAM with another command", []string{"sam", "deploy"}, event, []string{"usage"}},
 	} {
-		status, stdout, stderr := execute(t, test.mode, function, test.env)
-		if status != 2 || stdout != "" {
-			t.Errorf("%s %v: exit %d, stdout %q, want 2 and nothing", test.mode, test.env, status, stdout)
-		}
-		for _, want := range test.want {
-			if !strings.Contains(stderr, want) {
-				t.Errorf("%s %v: %s lacks %q", test.mode, test.env, stderr, want)
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			status, stdout, stderr := execute(t.Context(), test.env, test.args...)
+			if status != 2 || stdout != "" {
+				t.Errorf("exit %d, stdout %q, want 2 and nothing", status, stdout)
 			}
-		}
-		if strings.Contains(stderr, "ghp_x1y2") {
-			t.Errorf("%s: the PAT is printed", test.mode)
-		}
-	}
-	for _, args := range [][]string{nil, {"sam"}, {"token"}, {"token", "-function"}, {"token", "-nonsense"}, {"token", "-function", "x", "y"}} {
-		errs := new(output.Buffer)
-		if status := command(t.Context(), args, func(string) string { return "" }, io.Discard, errs); status != 2 || !strings.Contains(errs.String(), "usage") {
-			t.Errorf("%v: exit %d, %s", args, status, errs)
-		}
+			for _, want := range test.want {
+				if !strings.Contains(stderr, want) {
+					t.Errorf("%s lacks %q", stderr, want)
+				}
+			}
+			if strings.Contains(stderr, pat) {
+				t.Error("the PAT is printed")
+			}
+		})
 	}
 }
 
 func TestPATReachesGitHubAndNothingElse(t *testing.T) {
+	t.Parallel()
 	pat := secret.New("ghp_onlyforgithub")
 	gh := github.New(pat)
 	server := httptest.NewServer(gh)
-	defer server.Close()
-	env := map[string]string{
+	t.Cleanup(server.Close)
+	const proxy = "http://127.0.0.1:1"
+	env := environ{
 		"GITHUB_PAT":     pat.Reveal() + "\n",
 		"GITHUB_API_URL": server.URL + "/api/v3/",
 		"TARGET":         "orgs/acme",
-		"https_proxy":    "http://127.0.0.1:1",
+		"https_proxy":    proxy,
 	}
-	status, stdout, stderr := execute(t, "token", function, env)
-	if status != 0 {
-		t.Fatalf("exit %d: %s", status, stderr)
-	}
-	a := parse(t, stdout)
-	if tokens := gh.Tokens(); len(tokens) != 1 || tokens[0].Reveal() != a.Token {
-		t.Error("the token is not the one that this GitHub made")
-	}
-	if requests := gh.Requests(); len(requests) != 1 || requests[0].Authorization != pat.SHA256() {
-		t.Errorf("requests %v, want one with the PAT", requests)
-	}
-	if v := gh.Violations(); v != nil {
-		t.Errorf("violations: %q", v)
-	}
-	if strings.Contains(stdout+stderr, pat.Reveal()) {
-		t.Error("the PAT is printed")
-	}
-
+	t.Run("GitHub", func(t *testing.T) {
+		t.Parallel()
+		status, stdout, stderr := execute(t.Context(), env, "token", function())
+		if status != 0 {
+			t.Fatalf("exit %d: %s", status, stderr)
+		}
+		a := parse(t, stdout)
+		if tokens := gh.Tokens(); len(tokens) != 1 || tokens[0].Reveal() != a.Token {
+			t.Error("the token is not the one that this GitHub made")
+		}
+		if requests := gh.Requests(); len(requests) != 1 || requests[0].Authorization != pat.SHA256() {
+			t.Errorf("requests %v, want one with the PAT", requests)
+		}
+		if v := gh.Violations(); v != nil {
+			t.Errorf("violations: %q", v)
+		}
+		if strings.Contains(stdout+stderr, pat.Reveal()) {
+			t.Error("the PAT is printed")
+		}
+	})
 	// The test binary, as the function, prints its environment and arguments and ends.
-	self, _ := os.Executable()
-	status, _, stderr = execute(t, "token", self, env)
-	if status != 1 || !strings.Contains(stderr, "GITHUB_SECRET_ID=local/github-pat") || !strings.Contains(stderr, "https_proxy=http://127.0.0.1:1") {
-		t.Fatalf("exit %d: %s", status, stderr)
-	}
-	if strings.Contains(stderr, pat.Reveal()) || strings.Contains(stderr, "GITHUB_PAT=") {
-		t.Error("the PAT is in the function's environment or arguments")
-	}
-	_, _, stderr = execute(t, "token", self, map[string]string{"https_proxy": "http://127.0.0.1:1", "SSL_CERT_FILE": "/x"})
-	if !strings.Contains(stderr, "GITHUB_SECRET_ID=local/github-pat") || strings.Contains(stderr, "https_proxy=") || strings.Contains(stderr, "SSL_CERT_FILE=") {
-		t.Errorf("without GITHUB_PAT the function needs no proxy: %s", stderr)
-	}
+	t.Run("function", func(t *testing.T) {
+		t.Parallel()
+		status, _, stderr := execute(t.Context(), env, "token", self)
+		if status != 1 || !strings.Contains(stderr, "GITHUB_SECRET_ID=local/github-pat") ||
+			!strings.Contains(stderr, "https_proxy="+proxy) {
+			t.Fatalf("exit %d: %s", status, stderr)
+		}
+		if strings.Contains(stderr, pat.Reveal()) || strings.Contains(stderr, "GITHUB_PAT=") {
+			t.Error("the PAT is in the function's environment or arguments")
+		}
+	})
+	t.Run("function without a PAT", func(t *testing.T) {
+		t.Parallel()
+		env := environ{"https_proxy": proxy, "SSL_CERT_FILE": "/x"}
+		_, _, stderr := execute(t.Context(), env, "token", self)
+		if !strings.Contains(stderr, "GITHUB_SECRET_ID=local/github-pat") ||
+			strings.Contains(stderr, "https_proxy=") || strings.Contains(stderr, "SSL_CERT_FILE=") {
+			t.Errorf("it needs no proxy for the stand-in: %s", stderr)
+		}
+	})
 }
 
 func TestFunctionThatCannotStartIsHeard(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"token", "run"} {
-		status, stdout, stderr := execute(t, mode, function, map[string]string{"TOKEN_MIN_LIFE": "soon", "PORT": "0"})
-		if status != 1 || stdout != "" || !strings.Contains(stderr, "TOKEN_MIN_LIFE") || !strings.Contains(stderr, "did not start") {
-			t.Errorf("%s: exit %d, %q: %s", mode, status, stdout, stderr)
-		}
-		if status, _, stderr := execute(t, mode, function+"-missing", map[string]string{"PORT": "0"}); status != 1 || !strings.Contains(stderr, "bootstrap-missing") {
-			t.Errorf("%s: exit %d: %s", mode, status, stderr)
-		}
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			env := environ{"TOKEN_MIN_LIFE": "soon", "PORT": "0"}
+			status, stdout, stderr := execute(t.Context(), env, mode, function())
+			if status != 1 || stdout != "" || !strings.Contains(stderr, "TOKEN_MIN_LIFE") ||
+				!strings.Contains(stderr, "did not start") {
+				t.Errorf("exit %d, %q: %s", status, stdout, stderr)
+			}
+			missing := filepath.Join(dir, "missing")
+			status, _, stderr = execute(t.Context(), environ{"PORT": "0"}, mode, missing)
+			if status != 1 || !strings.Contains(stderr, missing) {
+				t.Errorf("exit %d: %s", status, stderr)
+			}
+		})
 	}
 }
 
 func TestPortInUseIsSaid(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	if status, _, stderr := execute(t, "run", function, map[string]string{"PORT": port}); status != 1 || !strings.Contains(stderr, "port "+port+" is in use") {
+	status, _, stderr := execute(t.Context(), environ{"PORT": port}, "run", self)
+	if status != 1 || !strings.Contains(stderr, "port "+port+" is in use") {
 		t.Errorf("exit %d: %s", status, stderr)
 	}
 }
 
-// TestRunServesUntilItIsStopped runs the command as a process of its own, with the signal that stops it.
 func TestRunServesUntilItIsStopped(t *testing.T) {
+	t.Parallel()
 	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
-		errs := new(output.Buffer)
-		self, _ := os.Executable()
-		cmd := exec.Command(self, "run", "-function", function)
-		cmd.Env = []string{"TEST_COMMAND=1", "PORT=0", "ENVIRONMENTS=2"}
-		cmd.Stdout, cmd.Stderr = errs, errs
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		stopped := sync.OnceValue(cmd.Wait)
-		t.Cleanup(func() { cmd.Process.Kill(); stopped() })
+		t.Run(signal.String(), func(t *testing.T) {
+			t.Parallel()
+			local := launch(t, environ{"PORT": "0", "ENVIRONMENTS": "2"}, "run", function())
+			paste := wait(t, &local.errs, `(?m)^curl .*\n`)
+			url := regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(paste)
+			for path, want := range map[string]string{
+				"/orgs/acme/actions/runners/registration-token":  `403 {"message":"Forbidden"}`,
+				"/orgs/acme/actions/runners/registration-token/": `404 {"message":"Not Found"}`,
+			} {
+				if got := unsigned(t, url+path); got != want {
+					t.Errorf("unsigned %s: %s, want %s", path, got, want)
+				}
+			}
+			testCurl(t, paste)
 
-		paste, err := errs.Wait(t.Context(), `(?m)^curl .*\n`)
-		if err != nil {
-			t.Fatal(err)
-		}
-		url := regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(paste)
-		for path, want := range map[string]string{
-			"/orgs/acme/actions/runners/registration-token":  `403 {"message":"Forbidden"}`,
-			"/orgs/acme/actions/runners/registration-token/": `404 {"message":"Not Found"}`,
-		} {
-			resp, err := http.Post(url+path, "", http.NoBody)
-			if err != nil {
+			if err := local.Process.Signal(signal); err != nil {
 				t.Fatal(err)
 			}
-			body, _ := io.ReadAll(resp.Body)
-			resp.Body.Close()
-			if got := fmt.Sprint(resp.StatusCode, " ", string(body)); got != want {
-				t.Errorf("unsigned %s: %s, want %s", path, got, want)
+			if err := local.end(); err != nil {
+				t.Errorf("it ends with %v\n%s", err, &local.errs)
 			}
-		}
-		if hasCurl(t) {
-			out, err := exec.Command("sh", "-c", paste).Output()
-			var a answer
-			if json.Unmarshal(out, &a); err != nil || a.Token == "" {
-				t.Errorf("%s%v: %s", paste, err, out)
+			if conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://")); err == nil {
+				conn.Close()
+				t.Error("it still listens")
 			}
-			if out, _ := exec.Command("sh", "-c", strings.Replace(paste, "orgs/acme", "orgs/other", 1)).Output(); !bytes.Contains(out, []byte("TargetNotAllowed")) {
-				t.Errorf("another target: %s", out)
-			}
-			if out, _ := exec.Command("sh", "-c", strings.Replace(paste, " -d", "x -d", 1)).Output(); string(out) != `{"message":"Forbidden"}` {
-				t.Errorf("a wrong secret: %s", out)
-			}
-		}
-
-		if err := cmd.Process.Signal(signal); err != nil {
-			t.Fatal(err)
-		}
-		if err := stopped(); err != nil {
-			t.Errorf("after %s: %v\n%s", signal, err, errs)
-		}
-		if conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://")); err == nil {
-			conn.Close()
-			t.Errorf("after %s it still listens", signal)
-		}
+		})
 	}
 }
 
-// A shell takes SAM's place.
+func unsigned(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Post(url, "", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d %s", resp.StatusCode, body)
+}
+
+// testCurl runs the line that a user pastes.
+func testCurl(t *testing.T, paste string) {
+	t.Helper()
+	help, _ := exec.Command("curl", "--help", "all").Output()
+	switch {
+	case bytes.Contains(help, []byte("aws-sigv4")):
+	case os.Getenv("CI") == "true":
+		t.Fatal("curl with --aws-sigv4 (7.86 or later) is not on this machine")
+	default:
+		return
+	}
+	out, err := exec.Command("sh", "-c", paste).Output()
+	var a answer
+	if json.Unmarshal(out, &a); err != nil || a.Token == "" {
+		t.Errorf("%s%v: %s", paste, err, out)
+	}
+	out, _ = exec.Command("sh", "-c", strings.Replace(paste, "orgs/acme", "orgs/other", 1)).Output()
+	if !bytes.Contains(out, []byte("TargetNotAllowed")) {
+		t.Errorf("another target: %s", out)
+	}
+	out, _ = exec.Command("sh", "-c", strings.Replace(paste, " -d", "x -d", 1)).Output()
+	if string(out) != `{"message":"Forbidden"}` {
+		t.Errorf("a wrong secret: %s", out)
+	}
+}
+
+// programs returns a PATH on which shell scripts take the places of make and SAM.
+func programs(t *testing.T, makeScript, samScript string) (path string) {
+	t.Helper()
+	bin := t.TempDir()
+	for name, script := range map[string]string{"make": makeScript, "sam": samScript} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return bin + ":" + os.Getenv("PATH")
+}
+
 func TestSAMIsGivenWhatTheFunctionNeedsAndNoMore(t *testing.T) {
-	t.Setenv("AWS_PROFILE", "developer")
-	t.Setenv("ALLOWED_TARGETS", "orgs/acme")
-	for _, pat := range []string{"", "ghp_onlyforgithub"} {
-		t.Setenv("GITHUB_PAT", pat)
-		out, errs := new(output.Buffer), new(output.Buffer)
-		if status := command(t.Context(), []string{"sam", "sh", "-c", `echo "$@"; env`, "sh", "local"}, os.Getenv, out, errs); status != 0 {
-			t.Fatalf("exit %d: %s", status, errs)
-		}
-		for _, want := range []string{
-			`^local --add-host localhost:host-gateway\n`, `\nAWS_ENDPOINT_URL_SECRETS_MANAGER=http://localhost:\d+\n`, `\nGITHUB_SECRET_ID=local/github-pat\n`,
-			`\nALLOWED_TARGETS=orgs/acme\n`, `\nAWS_ACCESS_KEY_ID=ASIA`,
-		} {
-			if !regexp.MustCompile(want).MatchString(out.String()) {
-				t.Errorf("GITHUB_PAT %q: no %s in %s", pat, want, out)
+	t.Parallel()
+	const (
+		pat    = "ghp_onlyforgithub"
+		event  = "../../events/direct-org.json"
+		invoke = "local invoke TokenFunction --event " + event
+		github = `GITHUB_API_URL=http://localhost:\d+`
+	)
+	arch := map[string]string{"amd64": "x86_64", "arm64": "arm64"}[runtime.GOARCH]
+	built := " --template template.yaml --docker-volume-basedir .build/" + arch +
+		" --parameter-overrides Architecture=" + arch
+	standIns := []string{ // in the environment
+		`AWS_ENDPOINT_URL_SECRETS_MANAGER=http://localhost:\d+`, `AWS_ACCESS_KEY_ID=ASIA\w+`, `AWS_SESSION_TOKEN=\w+`,
+		"AWS_DEFAULT_REGION=us-east-1", "GITHUB_SECRET_ID=local/github-pat", "ALLOWED_TARGETS=orgs/acme",
+	}
+	for _, test := range []struct {
+		name    string
+		env     environ
+		command string
+		args    string // of sam
+		want    []string
+		without []string
+	}{
+		{"invoke", environ{"EVENT": event}, "invoke",
+			invoke + built + " --add-host localhost:host-gateway",
+			append(standIns, github), []string{"AWS_PROFILE"}},
+		{"start-api", environ{"PORT": "3001"}, "start-api",
+			"local start-api --port 3001 --warm-containers EAGER" + built + " --add-host localhost:host-gateway",
+			append(standIns, github), []string{"AWS_PROFILE"}},
+		{"start-api by default", nil, "start-api",
+			"local start-api --port 3000 --warm-containers EAGER" + built + " --add-host localhost:host-gateway",
+			append(standIns, github), []string{"AWS_PROFILE"}},
+		{"a PAT", environ{"EVENT": event, "GITHUB_PAT": pat}, "invoke",
+			invoke + built + " --add-host localhost:host-gateway",
+			standIns, []string{"AWS_PROFILE", "GITHUB_API_URL"}},
+		{"the user's flags", environ{"EVENT": event, "SAM_FLAGS": "--debug --skip-pull-image"}, "invoke",
+			invoke + built + " --add-host localhost:host-gateway --debug --skip-pull-image",
+			append(standIns, github), []string{"AWS_PROFILE"}},
+		{"the user's environment", environ{"EVENT": event, "SAM_ENV": "my.json", "SAM_FLAGS": "--debug"}, "invoke",
+			invoke + built + " --env-vars my.json --debug",
+			[]string{"AWS_PROFILE=developer", "ALLOWED_TARGETS=orgs/acme"},
+			[]string{"AWS_ENDPOINT_URL_SECRETS_MANAGER", "GITHUB_SECRET_ID"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			env := environ{
+				"AWS_PROFILE": "developer", "ALLOWED_TARGETS": "orgs/acme",
+				"PATH": programs(t, `echo make "$@"`, `echo "$@"; env`),
 			}
-		}
-		if standIn := strings.Contains(out.String(), "\nGITHUB_API_URL=http://localhost:"); standIn != (pat == "") {
-			t.Errorf("GITHUB_PAT %q: GitHub is a stand-in: %t", pat, standIn)
-		}
-		if strings.Contains(out.String(), "AWS_PROFILE") || strings.Contains(out.String()+errs.String(), "ghp_") {
-			t.Errorf("GITHUB_PAT %q: more than it needs: %s", pat, out)
-		}
+			for name, value := range test.env {
+				env[name] = value
+			}
+			local := launch(t, env, "sam", test.command)
+			if err := local.end(); err != nil {
+				t.Fatalf("%v: %s", err, &local.errs)
+			}
+			out, errs := local.out.String(), local.errs.String()
+			if !strings.HasPrefix(errs, "make -s build ARCH="+arch+"\n") {
+				t.Errorf("the function is not built first: %s", errs)
+			}
+			if got, _, _ := strings.Cut(out, "\n"); got != test.args {
+				t.Errorf("sam %s, want\nsam %s", got, test.args)
+			}
+			for _, want := range test.want {
+				if !regexp.MustCompile("(?m)^" + want + "$").MatchString(out) {
+					t.Errorf("no %s in %s", want, out)
+				}
+			}
+			for _, name := range test.without {
+				if strings.Contains(out, "\n"+name+"=") {
+					t.Errorf("%s is there: %s", name, out)
+				}
+			}
+			if strings.Contains(out+errs, pat) {
+				t.Error("the PAT is in SAM's environment, or printed")
+			}
+		})
 	}
 }
 
 func TestSAMIsInterruptedAndItsStatusCounts(t *testing.T) {
-	const script = `trap 'echo ended; exit %d' INT; echo ready; while :; do sleep 0.1; done`
+	t.Parallel()
+	const script = `trap 'echo ended; exit %d' INT; echo ready; while :; do sleep 0.05; done`
 	for exit, want := range map[int]int{0: 0, 3: 1} {
-		ctx, stop := context.WithCancel(t.Context())
-		out, errs := new(output.Buffer), new(output.Buffer)
-		status := make(chan int, 1)
-		go func() {
-			status <- command(ctx, []string{"sam", "sh", "-c", fmt.Sprintf(script, exit)}, func(string) string { return "" }, out, errs)
-		}()
-		if _, err := out.Wait(t.Context(), "ready"); err != nil {
-			t.Error(err)
-		}
-		stop()
-		if got := <-status; got != want || out.String() != "ready\nended\n" {
-			t.Errorf("exit %d, want %d: %s%s", got, want, out, errs)
-		}
-	}
-	out, errs := new(output.Buffer), new(output.Buffer)
-	if status := command(t.Context(), []string{"sam", "no-such-command"}, func(string) string { return "" }, out, errs); status != 1 || !strings.Contains(errs.String(), "no-such-command") {
-		t.Errorf("exit %d: %s", status, errs)
+		t.Run(fmt.Sprintf("exit %d", exit), func(t *testing.T) {
+			t.Parallel()
+			env := environ{"PATH": programs(t, "", fmt.Sprintf(script, exit))}
+			local := launch(t, env, "sam", "start-api")
+			wait(t, &local.out, "ready\n")
+			if err := local.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			local.end()
+			if got := local.ProcessState.ExitCode(); got != want || local.out.String() != "ready\nended\n" {
+				t.Errorf("exit %d, want %d: %s%s", got, want, &local.out, &local.errs)
+			}
+		})
 	}
 }
 
-func TestInterruptedTokenIsNoSuccess(t *testing.T) {
+func TestSAMIsNotRunWithoutTheFunction(t *testing.T) {
+	t.Parallel()
+	local := launch(t, environ{"PATH": programs(t, "echo no compiler; exit 2", "echo run")}, "sam", "start-api")
+	local.end()
+	got := local.ProcessState.ExitCode()
+	if errs := local.errs.String(); got != 1 || local.out.String() != "" || !strings.Contains(errs, "no compiler") {
+		t.Errorf("exit %d, %s: %s", got, &local.out, errs)
+	}
+}
+
+func TestMissingSAMIsSaid(t *testing.T) {
+	t.Parallel()
+	path := programs(t, "", "")
+	bin, _, _ := strings.Cut(path, ":")
+	if err := os.Remove(filepath.Join(bin, "sam")); err != nil {
+		t.Fatal(err)
+	}
+	local := launch(t, environ{"PATH": bin}, "sam", "start-api")
+	local.end()
+	if got := local.ProcessState.ExitCode(); got != 1 || !strings.Contains(local.errs.String(), `"sam"`) {
+		t.Errorf("exit %d: %s", got, &local.errs)
+	}
+}
+
+func TestInterruptedTokenIsNotASuccess(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	out, errs := new(output.Buffer), new(output.Buffer)
-	if status := command(ctx, []string{"token", "-function", function}, func(string) string { return "" }, out, errs); status != 1 || out.String() != "" {
-		t.Errorf("exit %d, %s", status, out)
+	if status, stdout, stderr := execute(ctx, nil, "token", self); status != 1 || stdout != "" {
+		t.Errorf("exit %d, %s: %s", status, stdout, stderr)
 	}
-}
-
-func hasCurl(t *testing.T) bool {
-	help, _ := exec.Command("curl", "--help", "all").Output()
-	has := bytes.Contains(help, []byte("aws-sigv4"))
-	if !has && os.Getenv("CI") == "true" {
-		t.Error("curl with --aws-sigv4 (7.86 or later) is not on this machine")
-	}
-	return has
 }

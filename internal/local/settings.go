@@ -3,9 +3,8 @@ package main
 import (
 	"cmp"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
+	"os"
 	"strconv"
 	"strings"
 
@@ -15,117 +14,158 @@ import (
 
 // settings is what was asked for.
 type settings struct {
-	mode         string   // "token", "run" or "sam"
-	function     string   // the binary
-	command      []string // of SAM
-	target, kind string   // of the one request, or of the example
+	mode         string         // "token", "run" or "sam"
+	function     string         // the binary; SAM has its own
+	request      runner.Request // the one to make, or that of the example
 	port         string
 	environments int
 	pat          secret.Value      // zero: GitHub is the stand-in
 	env          map[string]string // for the function
+
+	samCommand []string // "local", "invoke" and so on
+	samEnv     string   // a file that says what the function calls; "": stand-ins
+	samFlags   []string // the user's own
 }
 
-func (s settings) path() string { return "/" + s.target + "/actions/runners/" + s.kind }
+const usage = "usage: local token|run BINARY, or local sam invoke|start-api; " +
+	"make token, run, sam-invoke and sam-api call it"
 
-const usage = "usage: local token|run -function BINARY, or local sam COMMAND...; make token, run, sam-invoke and sam-api call it so"
-
-// parseSettings reads the arguments and the environment. Its error names every problem and how to solve it.
+// parseSettings reads the arguments and the environment. Its error names every problem and its remedy.
 func parseSettings(args []string, getenv func(string) string) (settings, error) {
-	var s settings
-	flags := flag.NewFlagSet("local", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the error says it
-	flags.StringVar(&s.function, "function", "", "")
-	if len(args) == 0 {
+	if len(args) != 2 {
 		return settings{}, errors.New(usage)
 	}
-	s.mode = args[0]
-	switch s.mode {
-	case "token", "run":
-		if err := flags.Parse(args[1:]); err != nil {
-			return settings{}, fmt.Errorf("%w\n%s", err, usage)
-		}
-	case "sam":
-		s.command = args[1:]
-	}
-	if (s.function == "" || flags.NArg() > 0) && len(s.command) == 0 {
+	s := settings{mode: args[0]}
+	p := problems{getenv: getenv}
+	s.port = p.port()
+	switch {
+	case s.mode == "token", s.mode == "run":
+		s.function = args[1]
+		s.environments = p.environments()
+	case s.mode == "sam" && args[1] == "invoke":
+		s.samCommand = []string{"local", "invoke", "TokenFunction", "--event", p.event()}
+	case s.mode == "sam" && args[1] == "start-api":
+		s.samCommand = []string{"local", "start-api", "--port", s.port, "--warm-containers", "EAGER"}
+	default:
 		return settings{}, errors.New(usage)
 	}
-
-	var problems []error
-	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-
-	s.pat = secret.New(getenv("GITHUB_PAT"))
-	if !s.pat.IsZero() && strings.TrimSpace(s.pat.Reveal()) == "" {
-		problem("GITHUB_PAT is blank: put a personal access token into it, or unset it to use the stand-in for GitHub")
+	if s.mode == "sam" {
+		s.samEnv, s.samFlags = getenv("SAM_ENV"), strings.Fields(getenv("SAM_FLAGS"))
 	}
-	if s.pat.IsZero() && getenv("GITHUB_API_URL") != "" {
-		problem("GITHUB_API_URL is set and GITHUB_PAT is not: put a personal access token for that GitHub into the environment " +
-			"variable GITHUB_PAT, or unset GITHUB_API_URL to use the stand-in")
+	if s.samEnv == "" { // the file says all that follows
+		s.pat = p.pat()
+		p.targets(&s)
+		p.forward(&s)
 	}
+	return s, errors.Join(p.found...)
+}
 
-	s.target = getenv("TARGET")
-	if s.target != "" {
-		if _, err := runner.ParseTarget(s.target); err != nil {
-			problem("TARGET: %w; for example TARGET=repos/acme/widgets", err)
+// problems reads settings and collects what is wrong with them.
+type problems struct {
+	getenv func(string) string
+	found  []error
+}
+
+func (p *problems) add(format string, args ...any) {
+	p.found = append(p.found, fmt.Errorf(format, args...))
+}
+
+func (p *problems) port() string {
+	port := cmp.Or(p.getenv("PORT"), "3000")
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		p.add("PORT is %q: set it to a number up to 65535, or to 0 for any port that is free", port)
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+func (p *problems) environments() int {
+	n, err := strconv.Atoi(cmp.Or(p.getenv("ENVIRONMENTS"), "1"))
+	if err != nil || n < 1 || n > 100 {
+		p.add("ENVIRONMENTS is %q: set it to how many requests are to be served at a time, 1 to 100",
+			p.getenv("ENVIRONMENTS"))
+	}
+	return n
+}
+
+func (p *problems) event() string {
+	event := p.getenv("EVENT")
+	if info, err := os.Stat(event); err != nil || !info.Mode().IsRegular() {
+		p.add("EVENT='%s' is no file: try EVENT=events/direct-org.json, or another of events/", event)
+	}
+	return event
+}
+
+func (p *problems) pat() secret.Value {
+	pat := secret.New(p.getenv("GITHUB_PAT"))
+	switch {
+	case pat.IsZero() && p.getenv("GITHUB_API_URL") != "":
+		p.add("GITHUB_API_URL is set and GITHUB_PAT is not: put a personal access token for that GitHub into the " +
+			"environment variable GITHUB_PAT, or unset GITHUB_API_URL to use the stand-in")
+	case !pat.IsZero() && strings.TrimSpace(pat.Reveal()) == "":
+		p.add("GITHUB_PAT is blank: put a personal access token into it, or unset it to use the stand-in for GitHub")
+	}
+	return pat
+}
+
+// targets sets which request is made or shown, and which targets the function allows.
+func (p *problems) targets(s *settings) {
+	target, allowed := p.getenv("TARGET"), p.getenv("ALLOWED_TARGETS")
+	switch {
+	case target != "":
+		if _, err := runner.ParseTarget(target); err != nil {
+			p.add("TARGET: %w; for example TARGET=repos/acme/widgets", err)
 		}
-	} else if s.mode == "token" && !s.pat.IsZero() {
-		problem("TARGET is required with GITHUB_PAT: set TARGET=orgs/ORG, TARGET=repos/OWNER/REPO or TARGET=enterprises/ENTERPRISE")
+	case s.mode == "token" && !s.pat.IsZero():
+		p.add("TARGET is required with GITHUB_PAT: set TARGET=orgs/ORG, TARGET=repos/OWNER/REPO or " +
+			"TARGET=enterprises/ENTERPRISE")
 	}
-	s.kind = cmp.Or(getenv("KIND"), string(runner.RegistrationToken))
-	if _, err := runner.ParseKind(s.kind); err != nil {
-		problem("KIND: %w; for example KIND=%s", err, runner.RemoveToken)
-	}
-
-	allowed := getenv("ALLOWED_TARGETS")
 	switch {
 	case allowed != "":
-	case s.mode != "token" && s.pat.IsZero():
-		allowed = "orgs/acme repos/acme/* enterprises/acme-corp"
-		if s.target != "" {
-			allowed += " " + s.target
+		if _, err := runner.ParsePolicy(allowed); err != nil {
+			p.add("ALLOWED_TARGETS: %w", err)
 		}
-	case s.mode != "token" && s.target == "":
-		problem("ALLOWED_TARGETS is required with GITHUB_PAT: set ALLOWED_TARGETS='orgs/ORG repos/OWNER/*', or TARGET to allow one")
+	case s.mode == "token":
+		allowed = cmp.Or(target, "orgs/acme")
+	case s.pat.IsZero():
+		allowed = strings.TrimSpace("orgs/acme repos/acme/* enterprises/acme-corp " + target)
+	case target == "":
+		p.add("ALLOWED_TARGETS is required with GITHUB_PAT: set ALLOWED_TARGETS='orgs/ORG repos/OWNER/*', " +
+			"or TARGET to allow one")
 	default:
-		allowed = cmp.Or(s.target, "orgs/acme")
+		allowed = target
 	}
-	if _, err := runner.ParsePolicy(getenv("ALLOWED_TARGETS")); getenv("ALLOWED_TARGETS") != "" && err != nil {
-		problem("ALLOWED_TARGETS: %w", err)
-	}
-	if s.mode == "run" { // for the example
-		s.target = cmp.Or(s.target, firstOf(allowed))
-	}
-	s.target = cmp.Or(s.target, "orgs/acme")
-
-	s.port = cmp.Or(getenv("PORT"), "3000")
-	if n, err := strconv.ParseUint(s.port, 10, 16); err != nil {
-		problem("PORT is %q: set it to a number up to 65535, or to 0 for any port that is free", s.port)
-	} else {
-		s.port = strconv.FormatUint(n, 10)
-	}
-	var err error
-	if s.environments, err = strconv.Atoi(cmp.Or(getenv("ENVIRONMENTS"), "1")); err != nil || s.environments < 1 || s.environments > 100 {
-		problem("ENVIRONMENTS is %q: set it to how many requests are to be served at a time, 1 to 100", getenv("ENVIRONMENTS"))
-	}
-
 	s.env = map[string]string{"ALLOWED_TARGETS": allowed}
-	pass := []string{"GITHUB_API_VERSION", "SECRET_TTL", "TOKEN_MIN_LIFE"}
+
+	if s.mode == "run" { // for the example
+		target = cmp.Or(target, firstOf(allowed))
+	}
+	s.request.Target, _ = runner.ParseTarget(cmp.Or(target, "orgs/acme"))
+	kind, err := runner.ParseKind(cmp.Or(p.getenv("KIND"), string(runner.RegistrationToken)))
+	if err != nil {
+		p.add("KIND: %w; for example KIND=%s", err, runner.RemoveToken)
+	}
+	s.request.Kind = kind
+}
+
+// forward gives the function those of its own settings that are in the environment.
+func (p *problems) forward(s *settings) {
+	names := []string{"GITHUB_API_VERSION", "SECRET_TTL", "TOKEN_MIN_LIFE"}
 	if !s.pat.IsZero() {
-		// What it may take to reach the real GitHub. In Go, loopback goes through no proxy.
-		pass = append(pass, "GITHUB_API_URL", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+		// The real GitHub may need these. In Go, loopback goes through no proxy.
+		names = append(names, "GITHUB_API_URL", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
 			"SSL_CERT_FILE", "SSL_CERT_DIR")
 	}
-	for _, name := range pass {
-		if value := getenv(name); value != "" {
+	for _, name := range names {
+		if value := p.getenv(name); value != "" {
 			s.env[name] = value
 		}
 	}
-	return s, errors.Join(problems...)
 }
 
-// firstOf returns a target that the list allows.
+// firstOf returns a target that the list allows, or "" if it is empty.
 func firstOf(allowed string) string {
-	entries := strings.FieldsFunc(allowed, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' })
+	entries := strings.FieldsFunc(allowed, func(r rune) bool { return strings.ContainsRune(", \t\r\n", r) })
 	if len(entries) == 0 {
 		return ""
 	}

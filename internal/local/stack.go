@@ -31,11 +31,12 @@ type stack struct {
 	stop   []func()        // in the order in which it was started
 }
 
-// start starts the function behind a gateway at the listener, which it closes if it fails, and waits until it is ready.
+// start starts the function behind a gateway at the listener, and waits until it is ready. It closes the listener if it
+// fails.
 func start(ctx context.Context, s settings, listener net.Listener, stderr io.Writer) (_ *stack, err error) {
 	st := &stack{
 		url:    "http://" + listener.Addr().String(),
-		caller: aws.Credentials{AccessKeyID: "AKIA" + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text()[:14]},
+		caller: newKey("AKIA"),
 	}
 	defer func() {
 		if err != nil {
@@ -74,8 +75,8 @@ func start(ctx context.Context, s settings, listener net.Listener, stderr io.Wri
 	return st, nil
 }
 
-// standIns starts at host a Secrets Manager with the PAT and, if there is none, a GitHub, and adds to s.env how to reach
-// them. It returns the credentials of the function's role, the only ones that Secrets Manager answers.
+// standIns starts at host what the function calls: a Secrets Manager with the PAT and, without a PAT, a GitHub. It adds
+// to s.env how to reach them. It returns the credentials of the function's role; Secrets Manager answers to no others.
 func (st *stack) standIns(s settings, host string, say *log.Logger) (role aws.Credentials, err error) {
 	pat := s.pat
 	if pat.IsZero() {
@@ -89,17 +90,24 @@ func (st *stack) standIns(s settings, host string, say *log.Logger) (role aws.Cr
 				say.Print("breaks GitHub's description: ", v)
 			}
 		})
-		say.Print("GitHub is a stand-in, and its tokens join nothing; with GITHUB_PAT in the environment it is the real one")
+		say.Print("GitHub is a stand-in, and its tokens join nothing. " +
+			"With GITHUB_PAT in the environment it is the real one.")
 	} else {
 		say.Print("GitHub is the real one, called with GITHUB_PAT")
 	}
 
-	role = aws.Credentials{AccessKeyID: "ASIA" + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text()[:14], SessionToken: rand.Text() + rand.Text()}
+	role = newKey("ASIA")
+	role.SessionToken = rand.Text() + rand.Text()
 	sm := secretsmanager.New(region, role)
 	sm.Put(secretID, pat)
 	s.env["GITHUB_SECRET_ID"] = secretID
 	s.env["AWS_ENDPOINT_URL_SECRETS_MANAGER"], err = st.serveAnywhere(host, sm)
 	return role, err
+}
+
+// newKey returns credentials that look like AWS's.
+func newKey(prefix string) aws.Credentials {
+	return aws.Credentials{AccessKeyID: prefix + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text()[:14]}
 }
 
 func (st *stack) serveAnywhere(host string, h http.Handler) (url string, err error) {
