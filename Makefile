@@ -1,4 +1,4 @@
-# `make` lists the targets. Only `make e2e` needs more than Go.
+# `make` lists the targets. Only make e2e needs more than Go; make lint says what it cannot check without more.
 
 ARCH ?= arm64
 BUILD := .build
@@ -30,23 +30,25 @@ sam-invoke: local ## invoke the function in SAM local; EVENT=events/direct-org.j
 sam-api: local ## serve in SAM local on 127.0.0.1:3000 until Ctrl-C; PORT=, SAM_ENV=
 	@exec $(BUILD)/local/stack sam start-api
 
-# The race detector takes a C compiler; Go says whether it found one.
+# The race detector needs a C compiler. Go says whether it found one.
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 test: ## run all tests but make e2e's
-	@test -n "$(RACE)" || { echo "NOT TESTED for races: that takes a C compiler" >&2; test "$$CI" != true; }
+	@test -n "$(RACE)" || { echo "NOT TESTED for races: there is no C compiler" >&2; test "$$CI" != true; }
 	go test $(RACE) -shuffle=on $$(go list ./... | grep -v '/e2e$$')
 
-lint: ## fail on what gofmt, go vet or go mod tidy would change
+lint: ## check formatting, modules, workflows and scripts; look for faults and known vulnerabilities
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
 	go vet ./...
+	go tool staticcheck ./...
 	go mod tidy -diff
 	go mod verify
+	@.ci/lint
 
 build: ## build the function for Lambda into .build/ARCH/bootstrap; ARCH=arm64 or x86_64
 	@$(MAKE) --no-print-directory build-TokenFunction ARTIFACTS_DIR=$(BUILD)/$(ARCH)
 
-# sam build calls this, and does not say for which architecture: where the template's Architecture is not arm64, ARCH
+# sam build calls this, and does not say for which architecture. Where the template's Architecture is not arm64, ARCH
 # must be in the environment.
 build-TokenFunction:
 	$(if $(GOARCH_$(ARCH)),,$(error ARCH=$(ARCH) is neither arm64 nor x86_64))
@@ -55,7 +57,7 @@ build-TokenFunction:
 	@elf=$$(od -An -j18 -N2 -tx1 $(ARTIFACTS_DIR)/bootstrap | tr -d ' '); test "$$elf" = $(ELF_$(ARCH)) || \
 		{ echo "$(ARTIFACTS_DIR)/bootstrap is not for $(ARCH): its ELF machine is $$elf" >&2; exit 1; }
 
-# Built, not run by go run: that passes on neither signals nor the exit status.
+# These are built because go run hands on no signals and no exit status.
 .PHONY: local
 local:
 	@CGO_ENABLED=0 go build $(FLAGS) -o $(BUILD)/local/bootstrap ./functions/token >&2
