@@ -1,7 +1,7 @@
-// Command bench compares the function with a hello-world Lambda of the same aws-lambda-go, side by side in one run under
-// the local Lambda: machines differ and drift, so the ratios count. It prints and judges nothing.
+// Command bench compares the function with a hello-world Lambda of the same aws-lambda-go, side by side in one run
+// under the local Lambda. Machines differ and drift, so the ratios count. It prints figures and judges nothing.
 //
-// It does not measure what Lambda adds: fetching the zip, the micro-VM, freezing and thawing; nor the network.
+// It does not measure the network, or what Lambda adds: fetching the zip, the micro-VM, freezing and thawing.
 package main
 
 import (
@@ -67,10 +67,14 @@ func bench(starts, calls int) error {
 	defer sm.Close()
 	defer gh.Close()
 
-	token := &contender{event: `{"target":"orgs/acme"}`, function: lambda.Function{Path: function, Credentials: credentials, Env: map[string]string{
+	env := map[string]string{
 		"GITHUB_SECRET_ID": "github-pat", "ALLOWED_TARGETS": "orgs/acme", "GITHUB_API_URL": gh.URL,
 		"AWS_ENDPOINT_URL_SECRETS_MANAGER": sm.URL,
-	}}}
+	}
+	token := &contender{
+		event:    `{"target":"orgs/acme"}`,
+		function: lambda.Function{Path: function, Credentials: credentials, Env: env},
+	}
 	world := &contender{event: `{}`, function: lambda.Function{Path: hello, Credentials: credentials}}
 
 	for range starts {
@@ -80,7 +84,7 @@ func bench(starts, calls int) error {
 			}
 		}
 	}
-	const rounds = 10 // in turns, so that both have the same weather
+	const rounds = 10 // in turns, so that both run under the same load
 	for range rounds {
 		for _, c := range []*contender{token, world} {
 			if err := c.run(calls / rounds); err != nil {
@@ -94,8 +98,8 @@ func bench(starts, calls int) error {
 		a, b := of(token), of(world)
 		fmt.Printf("%-44s %12s %12s %7.2f\n", name, fmt.Sprintf(format, a), fmt.Sprintf(format, b), a/b)
 	}
-	row("process start to first /next, median", func(c *contender) float64 { return milliseconds(median(c.starts)) }, "%.2f ms")
-	row("warm round trip (cached answer), median", func(c *contender) float64 { return milliseconds(median(c.calls)) }, "%.3f ms")
+	row("process start to first /next, median", func(c *contender) float64 { return median(c.starts) }, "%.2f ms")
+	row("warm round trip (cached answer), median", func(c *contender) float64 { return median(c.calls) }, "%.3f ms")
 	row("peak memory", func(c *contender) float64 { return float64(c.memory) / (1 << 20) }, "%.1f MB")
 	for _, arch := range []string{"arm64", "amd64"} {
 		var sizes [2]float64
@@ -108,12 +112,12 @@ func bench(starts, calls int) error {
 				return err
 			}
 		}
-		fmt.Printf("%-44s %12s %12s %7.2f\n", "zip, "+arch, fmt.Sprintf("%.2f MB", sizes[0]), fmt.Sprintf("%.2f MB", sizes[1]), sizes[0]/sizes[1])
+		fmt.Printf("%-44s %9.2f MB %9.2f MB %7.2f\n", "zip, "+arch, sizes[0], sizes[1], sizes[0]/sizes[1])
 	}
 	return nil
 }
 
-// run starts the function once and invokes it; the first invocation, which makes the token, is not counted.
+// run starts the function once and invokes it. The first invocation makes the token, and is not counted.
 func (c *contender) run(calls int) error {
 	service, err := lambda.Start(c.function)
 	if err != nil {
@@ -144,9 +148,10 @@ func (c *contender) run(calls int) error {
 	return nil
 }
 
-// build builds with the Makefile's flags; arch "" is this machine's.
+// build builds with the Makefile's flags. arch "" is this machine's.
 func build(path, arch, pkg string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags=-s -w", "-o", path, pkg)
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags=-s -w",
+		"-o", path, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if arch != "" {
 		cmd.Env = append(cmd.Env, "GOOS=linux", "GOARCH="+arch)
@@ -182,9 +187,8 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func median(d []time.Duration) time.Duration {
+// median returns it in milliseconds.
+func median(d []time.Duration) float64 {
 	slices.Sort(d)
-	return d[len(d)/2]
+	return float64(d[len(d)/2]) / float64(time.Millisecond)
 }
-
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -1,10 +1,10 @@
-// Package lambda stands in for the Lambda service: it runs a function's binary as Lambda does, once for each execution
+// Package lambda stands in for the Lambda service. It runs a function's binary as Lambda does, once for each execution
 // environment, and hands it invocations over the runtime API.
 //
 // It does not know IAM, containers, layers, extensions, throttling, asynchronous invocation, streamed or concurrent
-// invocations in one environment, SnapStart, limits of memory, CPU or disk, or the platform's own log lines. The process
-// sees the machine's file system. Environments are not frozen between invocations, and neither grow nor shrink in number:
-// where Lambda would start another one, or throttle, an invocation waits.
+// invocations in one environment, SnapStart, limits of memory, CPU or disk, or the platform's own log lines. The
+// process sees the machine's file system. Environments are not frozen between invocations, and their number stays the
+// same: where Lambda would start another one, or throttle, an invocation waits.
 package lambda
 
 import (
@@ -30,7 +30,7 @@ type Function struct {
 	Path string   // the binary
 	Args []string // its arguments; Lambda gives none
 
-	// Env is the function's own environment. Nothing else reaches the process but what Lambda sets.
+	// Env is the function's own environment. Besides it, the process gets what Lambda sets, and nothing else.
 	Env map[string]string
 
 	Name         string          // "token" if empty
@@ -52,7 +52,7 @@ type Result struct {
 // Process is one run of the binary.
 type Process struct {
 	PID        int
-	Init       time.Duration // from its start to its first request for an event; 0 if it never came
+	Init       time.Duration // from its start to its first request for an event; 0 if there was none
 	PeakMemory int64         // in bytes, as Linux counts it (VmHWM); 0 elsewhere, or if it ended by itself
 	Exited     bool
 }
@@ -78,7 +78,8 @@ type Service struct {
 	work      sync.WaitGroup
 }
 
-// environment runs one process at a time and serves one invocation at a time. Whoever took it from Service.free owns it.
+// environment runs one process at a time and serves one invocation at a time. The goroutine that took it from
+// Service.free owns it.
 type environment struct {
 	process *process // nil if there is none that runs
 }
@@ -122,14 +123,14 @@ func Start(f Function) (*Service, error) {
 	return s, nil
 }
 
-// Ready waits until every environment has come up or failed to. One that failed is tried again with its next
+// Ready waits until every environment has come up or has failed. One that failed is tried again with its next
 // invocation.
 func (s *Service) Ready(ctx context.Context) error {
 	var problems []error
 	for _, started := range s.started {
 		select {
 		case err := <-started:
-			started <- err // for the next who asks
+			started <- err // for the next call
 			problems = append(problems, err)
 		case <-ctx.Done():
 			return ctx.Err()
@@ -138,9 +139,9 @@ func (s *Service) Ready(ctx context.Context) error {
 	return errors.Join(problems...)
 }
 
-// Invoke invokes the function and waits for its answer, first for a free environment. An error means that there is no
+// Invoke waits for a free environment, invokes the function and waits for its answer. An error means that there is no
 // answer: ctx ended, or the Service was closed. A failure of the function is a Result. If ctx ends, an invocation that
-// was handed over goes on, as Lambda's does.
+// was handed over goes on, as it does on Lambda.
 func (s *Service) Invoke(ctx context.Context, payload []byte) (Result, error) {
 	var e *environment
 	select {
@@ -198,7 +199,7 @@ func (s *Service) Close() {
 	}
 }
 
-// init starts a process in e and waits for it to ask for its first event. If it fails e has no process.
+// init starts a process in e and waits for it to ask for its first event. If that fails, e has no process.
 func (s *Service) init(e *environment) error {
 	s.mu.Lock()
 	if s.closed {
@@ -233,14 +234,15 @@ func (s *Service) init(e *environment) error {
 		}
 	case <-timeout.C:
 		p.end()
-		return &failure{"Sandbox.Timedout", fmt.Sprintf("Init did not complete within %.2f seconds", initTimeout.Seconds())}
+		message := fmt.Sprintf("Init did not complete within %.2f seconds", initTimeout.Seconds())
+		return &failure{"Sandbox.Timedout", message}
 	case <-s.closing:
 		p.end()
 		return errClosed
 	}
 }
 
-// serve answers inv, and leaves e fit for the next one: with a process that has asked for it, or with none.
+// serve answers inv. Then e is fit for the next one: it has a process that has asked for it, or no process.
 func (s *Service) serve(e *environment, inv *invocation) {
 	if p := e.process; p != nil && p.hasExited() { // between invocations
 		p.end()
@@ -262,7 +264,7 @@ func (s *Service) serve(e *environment, inv *invocation) {
 	timeout := time.NewTimer(s.function.Timeout)
 	defer timeout.Stop()
 	for {
-		// Where inv has its answer already, failing it does nothing.
+		// If inv has its answer already, failing it does nothing.
 		select {
 		case events <- inv:
 			events = nil
@@ -270,7 +272,7 @@ func (s *Service) serve(e *environment, inv *invocation) {
 			if events != nil {
 				continue // it lost its connection and asks again
 			}
-			// By asking for the next event the process says that it is done with this one.
+			// A process that asks for the next event is done with this one.
 			inv.fail(&failure{"Runtime.NoResponse", "the runtime asked for the next event without answering this one"})
 			return
 		case <-p.exited:
@@ -278,7 +280,8 @@ func (s *Service) serve(e *environment, inv *invocation) {
 			abandon()
 			return
 		case <-timeout.C:
-			inv.fail(&failure{"Sandbox.Timedout", fmt.Sprintf("Task timed out after %.2f seconds", s.function.Timeout.Seconds())})
+			message := fmt.Sprintf("Task timed out after %.2f seconds", s.function.Timeout.Seconds())
+			inv.fail(&failure{"Sandbox.Timedout", message})
 			abandon()
 			return
 		case <-s.closing:
@@ -288,8 +291,9 @@ func (s *Service) serve(e *environment, inv *invocation) {
 	}
 }
 
-// environ returns the environment of a process, but for the runtime API's address.
+// environ returns the environment of a process, without the runtime API's address.
 func (f Function) environ() ([]string, error) {
+	stream := time.Now().UTC().Format("2006/01/02") + "/[$LATEST]" + strings.ReplaceAll(uuid.NewString(), "-", "")
 	defaults := map[string]string{
 		"LANG": "en_US.UTF-8",
 		"PATH": "/usr/local/bin:/usr/bin:/bin:/opt/bin",
@@ -307,7 +311,7 @@ func (f Function) environ() ([]string, error) {
 		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256",
 		"AWS_LAMBDA_INITIALIZATION_TYPE":  "on-demand",
 		"AWS_LAMBDA_LOG_GROUP_NAME":       "/aws/lambda/" + f.Name,
-		"AWS_LAMBDA_LOG_STREAM_NAME":      time.Now().UTC().Format("2006/01/02") + "/[$LATEST]" + strings.ReplaceAll(uuid.NewString(), "-", ""),
+		"AWS_LAMBDA_LOG_STREAM_NAME":      stream,
 		"LAMBDA_TASK_ROOT":                filepath.Dir(f.Path),
 		"LAMBDA_RUNTIME_DIR":              "/var/runtime",
 	}

@@ -19,15 +19,15 @@ import (
 
 const runtimeAPI = "AWS_LAMBDA_RUNTIME_API"
 
-// process is one run of the binary, with a runtime API of its own: a late request of a process that was killed cannot
-// reach its successor.
+// process is one run of the binary. It has a runtime API of its own: a late request of a process that was killed cannot
+// reach the next one.
 type process struct {
 	cmd       *exec.Cmd
 	server    http.Server
 	conns     sync.WaitGroup // the server's goroutines
 	start     time.Time
 	polled    chan struct{}    // a send for each request for an event
-	events    chan *invocation // to whoever sent on polled
+	events    chan *invocation // to the request that sent on polled
 	initError chan []byte
 	exited    chan struct{} // closed when the process is gone
 
@@ -126,7 +126,7 @@ func (p *process) exitError() error {
 	return &failure{"Runtime.ExitError", "Runtime exited without providing a reason"}
 }
 
-// end kills the process if need be and waits until nothing of it is left. It may be called again.
+// end kills the process if it runs, and waits until nothing of it is left. It may be called again.
 func (p *process) end() {
 	p.mu.Lock()
 	if !p.ended {
@@ -155,11 +155,11 @@ func (p *process) info() Process {
 	return Process{PID: p.cmd.Process.Pid, Init: p.init, PeakMemory: p.peak, Exited: p.hasExited()}
 }
 
-// peakMemory reads what the process itself used. (The Maxrss of its rusage will not do: until exec a child is charged
-// with its parent's memory.)
+// peakMemory reads what the process itself used. The Maxrss of its rusage is too large: until exec, a child is charged
+// with its parent's memory.
 func peakMemory(pid int, exited bool) int64 {
 	if exited {
-		return 0 // the number may be another's by now
+		return 0 // another process may have the number by now
 	}
 	status, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	for line := range strings.Lines(string(status)) {
@@ -198,8 +198,9 @@ func (p *process) next(w http.ResponseWriter, r *http.Request) {
 	h.Set("Lambda-Runtime-Aws-Request-Id", inv.id)
 	h.Set("Lambda-Runtime-Deadline-Ms", strconv.FormatInt(inv.deadline.UnixMilli(), 10))
 	h.Set("Lambda-Runtime-Invoked-Function-Arn", inv.arn)
-	trace := strings.ReplaceAll(uuid.NewString(), "-", "")
-	h.Set("Lambda-Runtime-Trace-Id", fmt.Sprintf("Root=1-%08x-%s;Parent=%s;Sampled=0", inv.handed.Unix(), trace[:24], trace[16:]))
+	trace := uuid.New()
+	h.Set("Lambda-Runtime-Trace-Id",
+		fmt.Sprintf("Root=1-%08x-%x;Parent=%x;Sampled=0", inv.handed.Unix(), trace[:12], trace[8:]))
 	w.Write(inv.payload)
 }
 
@@ -223,8 +224,10 @@ func (p *process) response(w http.ResponseWriter, r *http.Request) {
 		functionError = "Unhandled"
 	}
 	if len(body) > maxPayload {
-		inv.fail(&failure{"Function.ResponseSizeTooLarge", "Response payload size exceeded maximum allowed payload size (6291556 bytes)."})
-		reply(w, http.StatusRequestEntityTooLarge, `{"errorMessage":"Exceeded maximum allowed payload size","errorType":"RequestEntityTooLarge"}`)
+		inv.fail(&failure{"Function.ResponseSizeTooLarge",
+			"Response payload size exceeded maximum allowed payload size (6291556 bytes)."})
+		reply(w, http.StatusRequestEntityTooLarge,
+			`{"errorMessage":"Exceeded maximum allowed payload size","errorType":"RequestEntityTooLarge"}`)
 	} else {
 		inv.answer(body, functionError)
 		reply(w, http.StatusAccepted, `{"status":"OK"}`)

@@ -1,9 +1,9 @@
-// Package sigv4 stands in for the side of AWS that verifies signatures, version 4. It recomputes each signature with
+// Package sigv4 stands in for the side of AWS that verifies signatures, version 4. It makes each signature again with
 // the SDK's own signer, so that it agrees with AWS where the SDK does.
 //
-// It does not know presigned URLs (a signature in the query), chunked or unsigned payloads, sigv4a, more than one set of
-// credentials, or permissions. It takes the path as it was sent, without resolving "..". Unlike some of AWS's services it
-// insists that every x-amz- header is signed.
+// It does not know presigned URLs (a signature in the query), chunked or unsigned payloads, sigv4a, more than one set
+// of credentials, or permissions. It takes the path as it was sent, and does not resolve "..". It insists that every
+// x-amz- header is signed; some of AWS's services do not.
 package sigv4
 
 import (
@@ -27,7 +27,7 @@ type Verifier struct {
 	Region, Service string
 }
 
-// Error says why a request was refused. Its text tells nothing of what a good signature would have been.
+// Error says why a request was refused. Its text tells nothing about the right signature.
 type Error struct {
 	Code    string // AWS's name: InvalidSignatureException
 	Message string
@@ -65,7 +65,8 @@ func (v Verifier) Verify(r *http.Request, body []byte) error {
 		return err
 	}
 	if date != signed.Format("20060102") || region != v.Region || service != v.Service || terminator != "aws4_request" {
-		return invalid("the credential scope is not DATE/" + v.Region + "/" + v.Service + "/aws4_request with the date of X-Amz-Date")
+		return invalid("the credential scope is not DATE/" + v.Region + "/" + v.Service +
+			"/aws4_request with the date of X-Amz-Date")
 	}
 	names := strings.Split(auth.signedHeaders, ";")
 	for _, name := range mustBeSigned(r.Header) {
@@ -73,7 +74,7 @@ func (v Verifier) Verify(r *http.Request, body []byte) error {
 			return invalid("header " + name + " is not signed")
 		}
 	}
-	// One value or none; compared without telling by the time it takes how much of it was right.
+	// There is one value or none. The time that the comparison takes does not tell how much of it was right.
 	if token := strings.Join(r.Header["X-Amz-Security-Token"], ","); !equal(token, v.Credentials.SessionToken) {
 		return unknown("the session token is not the one of the access key")
 	}
@@ -95,7 +96,9 @@ func (v Verifier) Verify(r *http.Request, body []byte) error {
 func (v Verifier) sign(r *http.Request, body []byte, names []string, signed time.Time) (authorization, error) {
 	again := &http.Request{
 		Method: r.Method,
-		URL:    &url.URL{Scheme: "http", Host: r.Host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery},
+		URL: &url.URL{
+			Scheme: "http", Host: r.Host, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery,
+		},
 		Host:   r.Host,
 		Header: http.Header{},
 	}
@@ -106,14 +109,16 @@ func (v Verifier) sign(r *http.Request, body []byte, names []string, signed time
 		case name == "content-length":
 			again.ContentLength = int64(len(body))
 		case values != nil:
-			// In lower case, or the signer would leave out user-agent and some others, which curl signs if told to
-			// send them.
+			// The name stays in lower case. In Go's own spelling the signer leaves out user-agent and some others, and
+			// curl signs these when it is told to send them.
 			again.Header[name] = values
 		}
 	}
 	hash := sha256.Sum256(body)
-	// A new signer each time: one keeps derived keys by access key alone, and would go on with an old secret.
-	err := v4.NewSigner().SignHTTP(context.Background(), v.Credentials, again, hex.EncodeToString(hash[:]), v.Service, v.Region, signed)
+	// A signer caches derived keys by access key alone, and would go on with an old secret. So each time it is a new
+	// one.
+	err := v4.NewSigner().SignHTTP(context.Background(), v.Credentials, again, hex.EncodeToString(hash[:]),
+		v.Service, v.Region, signed)
 	if err != nil {
 		return authorization{}, err
 	}
@@ -160,7 +165,7 @@ func signingTime(values []string) (time.Time, error) {
 	return t, nil
 }
 
-// mustBeSigned returns the names of the headers that someone on the way could otherwise change to some effect.
+// mustBeSigned returns the names of the headers that somebody on the way could otherwise change with some effect.
 func mustBeSigned(h http.Header) []string {
 	names := []string{"host"}
 	for name := range h {

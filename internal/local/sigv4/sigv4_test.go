@@ -21,7 +21,8 @@ import (
 
 var (
 	permanent = aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"}
-	temporary = aws.Credentials{AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", SessionToken: "IQoJb3JpZ2luX2Vj//8="}
+	temporary = aws.Credentials{AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: permanent.SecretAccessKey,
+		SessionToken: "IQoJb3JpZ2luX2Vj//8="}
 )
 
 func verifier(c aws.Credentials) sigv4.Verifier {
@@ -55,37 +56,55 @@ func request(t *testing.T, url, body string, header ...string) *http.Request {
 	return r
 }
 
+func sign(t *testing.T, r *http.Request, body string, c aws.Credentials) {
+	t.Helper()
+	if err := sigv4.Sign(r, []byte(body), c, "eu-central-1", "execute-api"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 const api = "http://127.0.0.1:3000/orgs/acme/actions/runners/registration-token"
 
 func TestSDKsSignatureIsAccepted(t *testing.T) {
-	for name, test := range map[string]struct {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
 		c      aws.Credentials
 		url    string
 		body   string
 		header []string
 	}{
-		"permanent":         {permanent, api, "", nil},
-		"temporary":         {temporary, api, "", nil},
-		"with a body":       {permanent, api, `{"a":1}`, []string{"Content-Type", "application/json"}},
-		"more headers":      {temporary, api, "", []string{"Accept", "text/plain", "Accept", "a  b", "X-Amz-Target", "T"}},
-		"unsigned headers":  {permanent, api, "", []string{"User-Agent", "test", "X-Amzn-Trace-Id", "Root=1"}},
-		"a query":           {permanent, api + "?b=2&a=1&a=%20x&c", "", nil},
-		"an escaped path":   {permanent, "http://127.0.0.1:3000/orgs/a%2Fb/%C3%A4%20", "", nil},
-		"a default port":    {permanent, "http://localhost:80/orgs/acme", "", nil},
-		"an unclean path":   {permanent, "http://localhost//orgs/../acme/", "", nil},
-		"a forwarded token": {temporary, api, "x", []string{"X-Forwarded-For", "10.0.0.1"}},
+		{"permanent", permanent, api, "", nil},
+		{"temporary", temporary, api, "", nil},
+		{"with a body", permanent, api, `{"a":1}`, []string{"Content-Type", "application/json"}},
+		{"more headers", temporary, api, "",
+			[]string{"Accept", "text/plain", "Accept", "a  b", "X-Amz-Target", "T"}},
+		{"unsigned headers", permanent, api, "", []string{"User-Agent", "test", "X-Amzn-Trace-Id", "Root=1"}},
+		{"a query", permanent, api + "?b=2&a=1&a=%20x&c", "", nil},
+		{"an escaped path", permanent, "http://127.0.0.1:3000/orgs/a%2Fb/%C3%A4%20", "", nil},
+		{"a default port", permanent, "http://localhost:80/orgs/acme", "", nil},
+		{"an unclean path", permanent, "http://localhost//orgs/../acme/", "", nil},
+		{"a forwarded token", temporary, api, "x", []string{"X-Forwarded-For", "10.0.0.1"}},
 	} {
-		r := request(t, test.url, test.body, test.header...)
-		if err := sigv4.Sign(r, []byte(test.body), test.c, "eu-central-1", "execute-api"); err != nil {
-			t.Fatal(err)
-		}
-		if err := verifier(test.c).Verify(received(t, r, test.body), []byte(test.body)); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := request(t, test.url, test.body, test.header...)
+			sign(t, r, test.body, test.c)
+			if err := verifier(test.c).Verify(received(t, r, test.body), []byte(test.body)); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
 func TestAnythingElseIsRefused(t *testing.T) {
+	t.Parallel()
+	const (
+		missing    = "MissingAuthenticationTokenException"
+		incomplete = "IncompleteSignatureException"
+		unknown    = "UnrecognizedClientException"
+		invalid    = "InvalidSignatureException"
+	)
 	replace := func(old, new string) func(*http.Request) {
 		return func(r *http.Request) {
 			r.Header.Set("Authorization", strings.Replace(r.Header.Get("Authorization"), old, new, 1))
@@ -94,53 +113,65 @@ func TestAnythingElseIsRefused(t *testing.T) {
 	set := func(name, value string) func(*http.Request) {
 		return func(r *http.Request) { r.Header.Set(name, value) }
 	}
+	drop := func(name string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Del(name) }
+	}
+	twice := func(name string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Add(name, r.Header.Get(name)) }
+	}
 	signAs := func(c aws.Credentials, region, service string) func(*http.Request) {
 		return func(r *http.Request) { sigv4.Sign(r, nil, c, region, service) }
 	}
-	for name, test := range map[string]struct {
+	otherSecret := temporary
+	otherSecret.SecretAccessKey = "other"
+	for _, test := range []struct {
+		name   string
 		change func(*http.Request)
 		code   string
 	}{
-		"unsigned":                     {func(r *http.Request) { r.Header = http.Header{} }, "MissingAuthenticationTokenException"},
-		"another scheme":               {set("Authorization", "Bearer x"), "IncompleteSignatureException"},
-		"Authorization twice":          {func(r *http.Request) { r.Header.Add("Authorization", r.Header.Get("Authorization")) }, "IncompleteSignatureException"},
-		"Signature twice":              {replace("Signature=", "Signature=x, Signature="), "IncompleteSignatureException"},
-		"no signed headers":            {replace("SignedHeaders=", "SignedFooters="), "IncompleteSignatureException"},
-		"credential without a scope":   {replace("/aws4_request", ""), "IncompleteSignatureException"},
-		"no date":                      {func(r *http.Request) { r.Header.Del("X-Amz-Date") }, "IncompleteSignatureException"},
-		"date in words":                {set("X-Amz-Date", "Tue, 24 Nov 2026 00:00:00 GMT"), "IncompleteSignatureException"},
-		"another terminator":           {replace("/aws4_request", "/aws5_request"), "InvalidSignatureException"},
-		"another region":               {signAs(temporary, "us-east-1", "execute-api"), "InvalidSignatureException"},
-		"another service":              {signAs(temporary, "eu-central-1", "secretsmanager"), "InvalidSignatureException"},
-		"an unknown key":               {replace("ASIAEXAMPLE", "ASIAOTHER"), "UnrecognizedClientException"},
-		"no session token":             {func(r *http.Request) { r.Header.Del("X-Amz-Security-Token") }, "UnrecognizedClientException"},
-		"another session token":        {set("X-Amz-Security-Token", "IQoOther"), "UnrecognizedClientException"},
-		"two session tokens":           {func(r *http.Request) { r.Header.Add("X-Amz-Security-Token", temporary.SessionToken) }, "UnrecognizedClientException"},
-		"an unsigned session token":    {replace(";x-amz-security-token", ""), "InvalidSignatureException"},
-		"an unsigned date":             {replace(";x-amz-date", ""), "InvalidSignatureException"},
-		"an unsigned host":             {replace("host;", ""), "InvalidSignatureException"},
-		"an x-amz- header added":       {set("X-Amz-Target", "T"), "InvalidSignatureException"},
-		"a header signed but not sent": {func(r *http.Request) { r.Header.Del("Accept") }, "InvalidSignatureException"},
-		"a signed header changed":      {set("Accept", "application/json"), "InvalidSignatureException"},
-		"another host":                 {func(r *http.Request) { r.Host = "127.0.0.1:3001" }, "InvalidSignatureException"},
-		"another method":               {func(r *http.Request) { r.Method = "PUT" }, "InvalidSignatureException"},
-		"another path":                 {func(r *http.Request) { r.URL.Path = "/orgs/other/actions/runners/registration-token" }, "InvalidSignatureException"},
-		"a query added":                {func(r *http.Request) { r.URL.RawQuery = "a=1" }, "InvalidSignatureException"},
-		"a malformed query added":      {func(r *http.Request) { r.URL.RawQuery = "a;b=1" }, "InvalidSignatureException"},
-		"another signature":            {func(r *http.Request) { flipLast(r) }, "InvalidSignatureException"},
-		"half a signature":             {func(r *http.Request) { a := r.Header["Authorization"]; a[0] = a[0][:len(a[0])-32] }, "InvalidSignatureException"},
-		"another secret": {signAs(aws.Credentials{AccessKeyID: temporary.AccessKeyID, SecretAccessKey: "other", SessionToken: temporary.SessionToken},
-			"eu-central-1", "execute-api"), "InvalidSignatureException"},
+		{"unsigned", func(r *http.Request) { r.Header = http.Header{} }, missing},
+		{"another scheme", set("Authorization", "Bearer x"), incomplete},
+		{"Authorization twice", twice("Authorization"), incomplete},
+		{"Signature twice", replace("Signature=", "Signature=x, Signature="), incomplete},
+		{"no signed headers", replace("SignedHeaders=", "SignedFooters="), incomplete},
+		{"credential without a scope", replace("/aws4_request", ""), incomplete},
+		{"no date", drop("X-Amz-Date"), incomplete},
+		{"date in words", set("X-Amz-Date", "Tue, 24 Nov 2026 00:00:00 GMT"), incomplete},
+		{"another terminator", replace("/aws4_request", "/aws5_request"), invalid},
+		{"another region", signAs(temporary, "us-east-1", "execute-api"), invalid},
+		{"another service", signAs(temporary, "eu-central-1", "secretsmanager"), invalid},
+		{"an unknown key", replace("ASIAEXAMPLE", "ASIAOTHER"), unknown},
+		{"no session token", drop("X-Amz-Security-Token"), unknown},
+		{"another session token", set("X-Amz-Security-Token", "IQoOther"), unknown},
+		{"two session tokens", twice("X-Amz-Security-Token"), unknown},
+		{"an unsigned session token", replace(";x-amz-security-token", ""), invalid},
+		{"an unsigned date", replace(";x-amz-date", ""), invalid},
+		{"an unsigned host", replace("host;", ""), invalid},
+		{"an x-amz- header added", set("X-Amz-Target", "T"), invalid},
+		{"a header signed but not sent", drop("Accept"), invalid},
+		{"a signed header changed", set("Accept", "application/json"), invalid},
+		{"another host", func(r *http.Request) { r.Host = "127.0.0.1:3001" }, invalid},
+		{"another method", func(r *http.Request) { r.Method = "PUT" }, invalid},
+		{"another path", func(r *http.Request) { r.URL.Path = "/orgs/other/actions/runners/remove-token" }, invalid},
+		{"a query added", func(r *http.Request) { r.URL.RawQuery = "a=1" }, invalid},
+		{"a malformed query added", func(r *http.Request) { r.URL.RawQuery = "a;b=1" }, invalid},
+		{"another signature", flipLast, invalid},
+		{"half a signature", func(r *http.Request) {
+			a := r.Header["Authorization"]
+			a[0] = a[0][:len(a[0])-32]
+		}, invalid},
+		{"another secret", signAs(otherSecret, "eu-central-1", "execute-api"), invalid},
 	} {
-		r := request(t, api, "", "Accept", "text/plain")
-		if err := sigv4.Sign(r, nil, temporary, "eu-central-1", "execute-api"); err != nil {
-			t.Fatal(err)
-		}
-		test.change(r)
-		err := verifier(temporary).Verify(r, nil)
-		if e, ok := errors.AsType[*sigv4.Error](err); !ok || e.Code != test.code {
-			t.Errorf("%s: %v, want %s", name, err, test.code)
-		}
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := request(t, api, "", "Accept", "text/plain")
+			sign(t, r, "", temporary)
+			test.change(r)
+			err := verifier(temporary).Verify(r, nil)
+			if e, ok := errors.AsType[*sigv4.Error](err); !ok || e.Code != test.code {
+				t.Errorf("%v, want %s", err, test.code)
+			}
+		})
 	}
 }
 
@@ -153,39 +184,39 @@ func flipLast(r *http.Request) {
 }
 
 func TestBodyIsSigned(t *testing.T) {
-	r := request(t, api, "a")
-	if err := sigv4.Sign(r, []byte("a"), permanent, "eu-central-1", "execute-api"); err != nil {
-		t.Fatal(err)
-	}
-	if err := verifier(permanent).Verify(received(t, r, "b"), []byte("b")); err == nil {
-		t.Error("another body of the same length is accepted")
-	}
-	r = request(t, api, "")
-	r.Header.Set("X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD")
-	if err := sigv4.Sign(r, nil, permanent, "eu-central-1", "execute-api"); err != nil {
-		t.Fatal(err)
-	}
-	if err := verifier(permanent).Verify(received(t, r, "b"), []byte("b")); err == nil {
-		t.Error("UNSIGNED-PAYLOAD is accepted")
+	t.Parallel()
+	for _, test := range []struct {
+		name, signed string
+		header       []string
+	}{
+		{"another body of the same length", "a", nil},
+		{"UNSIGNED-PAYLOAD", "", []string{"X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := request(t, api, test.signed, test.header...)
+			sign(t, r, test.signed, permanent)
+			if err := verifier(permanent).Verify(received(t, r, "b"), []byte("b")); err == nil {
+				t.Error("it is accepted")
+			}
+		})
 	}
 }
 
 func TestNoCredentialsAcceptNothing(t *testing.T) {
+	t.Parallel()
 	r := request(t, api, "")
-	if err := sigv4.Sign(r, nil, aws.Credentials{}, "eu-central-1", "execute-api"); err != nil {
-		t.Fatal(err)
-	}
+	sign(t, r, "", aws.Credentials{})
 	if err := verifier(aws.Credentials{}).Verify(r, nil); err == nil {
 		t.Error("a request signed with empty credentials is accepted by a Verifier that has none")
 	}
 }
 
 func TestSignatureLastsFiveMinutes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := request(t, api, "")
-		if err := sigv4.Sign(r, nil, permanent, "eu-central-1", "execute-api"); err != nil {
-			t.Fatal(err)
-		}
+		sign(t, r, "", permanent)
 		time.Sleep(5 * time.Minute)
 		if err := verifier(permanent).Verify(r, nil); err != nil {
 			t.Errorf("after five minutes: %v", err)
@@ -199,37 +230,43 @@ func TestSignatureLastsFiveMinutes(t *testing.T) {
 
 // TestCurlsSignatureIsAccepted runs the client that the users of make run paste.
 func TestCurlsSignatureIsAccepted(t *testing.T) {
+	t.Parallel()
 	help, _ := exec.Command("curl", "--help", "all").Output()
 	if !bytes.Contains(help, []byte("aws-sigv4")) {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("curl with --aws-sigv4 (7.86 or later) is not on this machine")
 		}
-		t.Skip("curl with --aws-sigv4 (7.86 or later) is not on this machine")
+		t.Skip("NOT TESTED: curl with --aws-sigv4 (7.86 or later) is not on this machine")
 	}
-	for name, test := range map[string]struct {
+	otherSecret := aws.Credentials{AccessKeyID: permanent.AccessKeyID, SecretAccessKey: "x"}
+	for _, test := range []struct {
+		name           string
 		server, client aws.Credentials
 		args           []string
 		want           bool
 	}{
-		"empty body":       {permanent, permanent, []string{"-d", ""}, true},
-		"no body":          {permanent, permanent, []string{"-X", "POST"}, true},
-		"JSON":             {permanent, permanent, []string{"-d", `{"a":1}`, "-H", "Content-Type: application/json"}, true},
-		"Accept":           {permanent, permanent, []string{"-d", "", "-H", "Accept: text/plain"}, true},
-		"signs User-Agent": {permanent, permanent, []string{"-d", "", "-H", "User-Agent: mine"}, true},
-		"session token":    {temporary, temporary, []string{"-d", "", "-H", "x-amz-security-token: " + temporary.SessionToken}, true},
-		"no session token": {temporary, temporary, []string{"-d", ""}, false},
-		"another secret":   {permanent, aws.Credentials{AccessKeyID: permanent.AccessKeyID, SecretAccessKey: "x"}, []string{"-d", ""}, false},
+		{"empty body", permanent, permanent, []string{"-d", ""}, true},
+		{"no body", permanent, permanent, []string{"-X", "POST"}, true},
+		{"JSON", permanent, permanent, []string{"-d", `{"a":1}`, "-H", "Content-Type: application/json"}, true},
+		{"Accept", permanent, permanent, []string{"-d", "", "-H", "Accept: text/plain"}, true},
+		{"signs User-Agent", permanent, permanent, []string{"-d", "", "-H", "User-Agent: mine"}, true},
+		{"session token", temporary, temporary,
+			[]string{"-d", "", "-H", "x-amz-security-token: " + temporary.SessionToken}, true},
+		{"no session token", temporary, temporary, []string{"-d", ""}, false},
+		{"another secret", permanent, otherSecret, []string{"-d", ""}, false},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			verdict := errors.New("no request came")
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				body, _ := io.ReadAll(r.Body)
 				verdict = verifier(test.server).Verify(r, body)
 			}))
-			args := []string{"-sS", "-q", "--noproxy", "*", "--max-time", "20", "--aws-sigv4", "aws:amz:eu-central-1:execute-api",
-				"--user", test.client.AccessKeyID + ":" + test.client.SecretAccessKey}
-			args = append(args, test.args...)
-			out, err := exec.CommandContext(t.Context(), "curl", append(args, server.URL+"/orgs/acme.x-y_z~/")...).CombinedOutput()
+			args := append([]string{"-sS", "-q", "--noproxy", "*", "--max-time", "20",
+				"--aws-sigv4", "aws:amz:eu-central-1:execute-api",
+				"--user", test.client.AccessKeyID + ":" + test.client.SecretAccessKey}, test.args...)
+			args = append(args, server.URL+"/orgs/acme.x-y_z~/")
+			out, err := exec.CommandContext(t.Context(), "curl", args...).CombinedOutput()
 			server.Close()
 			if err != nil {
 				t.Fatalf("curl: %v: %s", err, out)

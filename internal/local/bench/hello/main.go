@@ -1,4 +1,4 @@
-// Command hello is the least that a Lambda function in Go can be: what make bench measures the function against.
+// Command hello is the smallest Lambda function in Go. make bench measures the function against it.
 package main
 
 import (
