@@ -33,31 +33,20 @@ func sam(ctx context.Context, s settings, stdout, stderr io.Writer) error {
 	// build's copy may be for deployment.
 	args := append(s.samCommand, "--template", "template.yaml", "--docker-volume-basedir", ".build/"+arch,
 		"--parameter-overrides", "Architecture="+arch)
-	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GITHUB_PAT=") })
+	env := without(os.Environ(), "GITHUB_PAT=")
 	if s.samEnv != "" {
 		args = append(args, "--env-vars", s.samEnv)
 	} else {
-		host := hostGateway()
 		var st stack
 		defer st.close()
-		role, err := st.standIns(s, host, log.New(stderr, "", 0))
+		standIns, err := st.samEnv(s, log.New(stderr, "", 0))
 		if err != nil {
 			return err
 		}
-		// The function takes http from loopback alone. In the container localhost is two addresses, its own loopback
-		// and the host's: where the first refuses the connection, Go tries the second.
+		// In the container localhost is two addresses, its own loopback and the host's. Where the first refuses the
+		// connection, Go tries the second.
 		args = append(args, "--add-host", "localhost:host-gateway")
-		env = slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, "AWS_") })
-		env = append(env,
-			"AWS_ACCESS_KEY_ID="+role.AccessKeyID,
-			"AWS_SECRET_ACCESS_KEY="+role.SecretAccessKey,
-			"AWS_SESSION_TOKEN="+role.SessionToken,
-			"AWS_REGION="+region, "AWS_DEFAULT_REGION="+region,
-			// SAM asks STS for the account's number, is refused here, and makes one up.
-			"AWS_ENDPOINT_URL="+s.env["AWS_ENDPOINT_URL_SECRETS_MANAGER"])
-		for name, value := range s.env { // SAM hands on those that the template declares
-			env = append(env, name+"="+strings.Replace(value, "http://"+host+":", "http://localhost:", 1))
-		}
+		env = append(without(env, "AWS_"), standIns...)
 	}
 
 	cmd := exec.CommandContext(ctx, "sam", append(args, s.samFlags...)...)
@@ -76,6 +65,33 @@ func sam(ctx context.Context, s settings, stdout, stderr io.Writer) error {
 		return nil
 	}
 	return err
+}
+
+// samEnv starts the stand-ins, and returns what SAM's environment needs for the function to reach them.
+func (st *stack) samEnv(s settings, say *log.Logger) (env []string, err error) {
+	host := hostGateway()
+	role, err := st.standIns(s, host, say)
+	if err != nil {
+		return nil, err
+	}
+	env = []string{
+		"AWS_ACCESS_KEY_ID=" + role.AccessKeyID,
+		"AWS_SECRET_ACCESS_KEY=" + role.SecretAccessKey,
+		"AWS_SESSION_TOKEN=" + role.SessionToken,
+		"AWS_REGION=" + region,
+		"AWS_DEFAULT_REGION=" + region,
+		// SAM asks STS for the account's number, is refused here, and makes one up.
+		"AWS_ENDPOINT_URL=" + s.env["AWS_ENDPOINT_URL_SECRETS_MANAGER"],
+	}
+	for name, value := range s.env { // SAM hands on those that the template declares
+		// The function takes http from loopback alone.
+		env = append(env, name+"="+strings.Replace(value, "http://"+host+":", "http://localhost:", 1))
+	}
+	return env, nil
+}
+
+func without(env []string, prefix string) []string {
+	return slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, prefix) })
 }
 
 // hostGateway returns the address that containers reach as host-gateway. It is that of Docker's bridge, or of loopback

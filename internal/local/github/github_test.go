@@ -183,6 +183,7 @@ func TestRequestOutsideTheDescriptionIsAViolation(t *testing.T) {
 		{"escaped slash", escaped("/orgs/a%2Fb/actions/runners/registration-token")},
 		{"escaped letter", escaped("/orgs/ac%6De/actions/runners/registration-token")},
 		{"GET", func(r *http.Request) { r.Method = http.MethodGet }},
+		{"upper case", path("/orgs/Acme/actions/runners/registration-token")},
 		{"JIT", path("/orgs/acme/actions/runners/generate-jitconfig")},
 		{"query", func(r *http.Request) { r.URL.RawQuery = "a=1" }},
 		{"empty query", func(r *http.Request) { r.URL.ForceQuery = true }},

@@ -1,6 +1,7 @@
 package secretsmanager_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -185,12 +186,15 @@ func TestNetworkFaultsReachTheSDK(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name   string
+		id     string // "s" by default
 		answer secretsmanager.Answer
 		leaves bool // the client, once its request has arrived
 		good   bool
 	}{
 		{name: "reset", answer: secretsmanager.Answer{Fault: network.Reset}},
 		{name: "truncated value", answer: secretsmanager.Answer{Fault: network.Truncate}},
+		{name: "truncated refusal", id: "none", answer: secretsmanager.Answer{Fault: network.Truncate}},
+		{name: "truncated refusal by the test", answer: secretsmanager.Answer{Status: 503, Fault: network.Truncate}},
 		{name: "hang", answer: secretsmanager.Answer{Fault: network.Hang}, leaves: true},
 		{name: "long delay", answer: secretsmanager.Answer{Delay: time.Hour}, leaves: true},
 		{name: "short delay", answer: secretsmanager.Answer{Delay: time.Millisecond}, good: true},
@@ -207,7 +211,7 @@ func TestNetworkFaultsReachTheSDK(t *testing.T) {
 				}
 				return &test.answer
 			})
-			_, err := get(ctx, client(credentials), "s")
+			_, err := get(ctx, client(credentials), cmp.Or(test.id, "s"))
 			_, refused := errors.AsType[smithy.APIError](err)
 			if (err == nil) != test.good || refused || errors.Is(err, context.Canceled) != test.leaves {
 				t.Errorf("%v, want a value: %t, and no refusal of AWS's", err, test.good)
