@@ -13,15 +13,15 @@ import (
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	awssecretsmanager "github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
+	"runner-token-broker/internal/credential"
 	"runner-token-broker/internal/github"
 	"runner-token-broker/internal/handler"
 	"runner-token-broker/internal/runner"
-	"runner-token-broker/internal/secret"
 	"runner-token-broker/internal/secretsmanager"
 )
 
 func main() {
-	logger := slog.New(slog.NewJSONHandler(os.Stdout, nil))
+	logger := handler.NewLog(os.Stdout)
 	// What the libraries say through package log is extra: aws-lambda-go prints every error that it is given, and the
 	// handler's line has said it already.
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: logLevel(os.Getenv)})))
@@ -35,8 +35,8 @@ func main() {
 	lambda.Start(h)
 }
 
-// newHandler wires the function. No work that needs the network or the clock is done here: an environment may be
-// started long before its first invocation.
+// newHandler wires the function: Issuer -> Cache -> Minter -> credential and GitHub. It uses neither the network nor the
+// clock: an environment may be started long before its first invocation.
 func newHandler(ctx context.Context, getenv func(string) string, logger *slog.Logger) (*handler.Handler, error) {
 	cfg, err := loadConfig(getenv)
 	if err != nil {
@@ -49,13 +49,17 @@ func newHandler(ctx context.Context, getenv func(string) string, logger *slog.Lo
 	if err != nil {
 		return nil, err
 	}
-	gh, err := github.New(cfg.api, cfg.apiVersion, github.NewTransport())
+	gh, err := github.New(cfg.api, github.NewTransport(nil))
 	if err != nil {
 		return nil, err
 	}
-	credential := secretsmanager.New(awssecretsmanager.NewFromConfig(aws), cfg.secretID)
+	source := secretsmanager.New(awssecretsmanager.NewFromConfig(aws), cfg.secretID)
+	minter := runner.NewMinter(credential.NewSet(cfg.secretTTL, source.Fetch), gh)
 	return &handler.Handler{
-		Issuer:   runner.NewIssuer(cfg.policy, gh, secret.NewCache(cfg.secretTTL, credential.Fetch), cfg.tokenMinLife),
+		Issuer: &runner.Issuer{
+			Policy:   cfg.policy,
+			Upstream: runner.NewCache(minter, minter.Refused, cfg.tokenMinLife),
+		},
 		Log:      logger,
 		SAMLocal: cfg.samLocal,
 	}, nil

@@ -4,9 +4,7 @@
 package handler
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -15,11 +13,12 @@ import (
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
 	"runner-token-broker/internal/runner"
+	"runner-token-broker/internal/secret"
 )
 
 const (
 	maxWait    = 20 * time.Second // less than the function's and the gateway's timeouts
-	answerTime = time.Second      // kept of an invocation's time to answer and log
+	answerTime = time.Second      // of an invocation's time, to answer and log
 )
 
 // Issuer issues tokens; see runner.Issuer.
@@ -30,33 +29,40 @@ type Issuer interface {
 // Handler answers invocations. It is safe for concurrent use.
 type Handler struct {
 	Issuer Issuer
-	Log    *slog.Logger // gets one record an invocation
+	Log    *slog.Logger // of NewLog; gets one record an invocation
 
 	// SAMLocal lets HTTP events without an IAM identity pass: SAM local does not emulate IAM.
 	SAMLocal bool
 }
 
 // Invoke is lambda.Handler's method. (A handler function would have the library decode the event, and an event that is
-// no JSON would neither be InvalidRequest nor be logged.) A failed HTTP request is a reply; only a failed direct
+// not JSON would neither be InvalidRequest nor be logged.) A failed HTTP request is a reply; only a failed direct
 // invocation returns an error.
-func (h *Handler) Invoke(ctx context.Context, event []byte) ([]byte, error) {
+func (h *Handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	start := time.Now()
-	c := h.decode(event)
-	token, err := h.issue(ctx, start, c)
-	h.log(ctx, c, token, err, time.Since(start))
-	if c.entry == httpEntry {
-		return httpReply(ctx, c, token, err)
+	e := decode(payload)
+	c, err := h.command(e)
+	var token runner.Token
+	if err == nil {
+		token, err = h.issue(ctx, start, c.request)
 	}
-	return directReply(token, err)
+	var refused *runner.Error
+	if err != nil {
+		refused, token = runner.AsError(err), runner.Token{}
+	}
+	id := requestID(ctx)
+	r := record{requestID: id, event: e, request: c.request, token: token, refused: refused, took: time.Since(start)}
+	h.Log.LogAttrs(ctx, r.level(), r.message(), slog.Any("", r))
+	if e.gateway != nil {
+		return httpReply(id, c, token, refused)
+	}
+	return directReply(token, refused)
 }
 
-func (h *Handler) issue(ctx context.Context, start time.Time, c call) (_ runner.Token, err error) {
-	if c.refused != nil {
-		return runner.Token{}, c.refused
-	}
+func (h *Handler) issue(ctx context.Context, start time.Time, r runner.Request) (_ runner.Token, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = runner.Refuse(runner.Internal, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+			err = runner.Unclassified.Refuse("panic: %s\n%s", secret.Text(fmt.Sprint(p)), debug.Stack())
 		}
 	}()
 	end := start.Add(maxWait)
@@ -65,55 +71,7 @@ func (h *Handler) issue(ctx context.Context, start time.Time, c call) (_ runner.
 	}
 	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
-	return h.Issuer.Issue(ctx, c.request)
-}
-
-// log writes the one line of an invocation.
-func (h *Handler) log(ctx context.Context, c call, t runner.Token, err error, took time.Duration) {
-	level, message, outcome, answer := slog.LevelInfo, "token issued", "issued", t.GitHub
-	attrs := []slog.Attr{
-		slog.String("requestId", requestID(ctx)),
-		slog.String("entry", string(c.entry)),
-	}
-	text := func(key, value string) {
-		if value != "" {
-			attrs = append(attrs, slog.String(key, value))
-		}
-	}
-	text("caller", c.caller)
-	text("source_ip", c.sourceIP)
-	text("target", c.request.Target.Path())
-	text("kind", string(c.request.Kind))
-	cause := t.Outage
-	if cause != nil {
-		level, message = slog.LevelWarn, "token issued from before an outage"
-	}
-	if err != nil {
-		e := runner.AsError(err)
-		level, message, outcome, answer = levelOf(e.Code), "token refused", string(e.Code), e.GitHub
-		cause = cmp.Or(e.Err, errors.New(e.Message))
-	}
-	text("outcome", outcome)
-	if err == nil {
-		text("source", string(t.Source))
-		text("expires_at", t.ExpiresAt.UTC().Format(time.RFC3339))
-		text("token_sha256", t.Value.SHA256()[:12])
-	}
-	text("github_request_id", answer.RequestID)
-	text("ratelimit_remaining", answer.RateLimitRemaining)
-	attrs = append(attrs, slog.Float64("duration_ms", float64(took.Microseconds())/1000))
-	if cause != nil {
-		text("error", cause.Error())
-	}
-	h.Log.LogAttrs(ctx, level, message, attrs...)
-}
-
-func levelOf(code runner.Code) slog.Level {
-	switch code {
-	case runner.InvalidRequest, runner.TargetNotAllowed, runner.TargetNotFound, runner.RateLimited, runner.Unavailable:
-		return slog.LevelWarn // the caller's, or it passes
-	}
-	return slog.LevelError // an operator must act
+	return h.Issuer.Issue(ctx, r)
 }
 
 // requestID returns Lambda's own id of the invocation.

@@ -2,6 +2,7 @@ package handler
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,7 +55,7 @@ func (i *issuer) asked() string {
 	return s
 }
 
-type answer struct {
+type response struct {
 	status  int               // HTTP; 0 of a direct invocation
 	headers map[string]string // HTTP
 	body    string            // or result
@@ -63,13 +64,13 @@ type answer struct {
 }
 
 // invoke runs the handler as Lambda does. It fails the test unless exactly one line was logged, without the token.
-func invoke(t *testing.T, h *Handler, event string) answer {
+func invoke(t *testing.T, h *Handler, event string) response {
 	t.Helper()
 	var log bytes.Buffer
-	h.Log = slog.New(slog.NewJSONHandler(&log, nil))
+	h.Log = NewLog(&log)
 	ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{AwsRequestID: "request-1"})
 	out, err := h.Invoke(ctx, []byte(event))
-	a := answer{body: string(out), err: err}
+	a := response{body: string(out), err: err}
 	if strings.Count(log.String(), "\n") != 1 || json.Unmarshal(log.Bytes(), &a.line) != nil {
 		t.Errorf("logged %q, want one line of JSON", log.String())
 	}
@@ -98,55 +99,60 @@ func good() *issuer {
 		ExpiresAt: time.Now().Add(time.Hour).UTC().Truncate(time.Second),
 		RunnerURL: "https://github.com/acme",
 		Source:    runner.FromGitHub,
-		GitHub:    runner.Response{RequestID: "AB:CD", RateLimitRemaining: "4999"},
+		GitHub:    runner.Trace{RequestID: "AB:CD", RateLimitRemaining: "4999"},
 	}}
 }
 
 // events says what each file under events/ asks for, or how it is refused.
-var events = map[string]string{
-	"direct-enterprise.json":                         "enterprises/acme-corp registration-token",
-	"direct-fresh.json":                              "repos/acme/widgets registration-token fresh",
-	"direct-nulls.json":                              "orgs/acme registration-token",
-	"direct-org-registration-token.json":             "orgs/acme registration-token",
-	"direct-org.json":                                "orgs/acme registration-token",
-	"direct-refused-empty-kind.json":                 "InvalidRequest",
-	"direct-refused-no-target.json":                  "InvalidRequest",
-	"direct-refused-unknown-field.json":              "InvalidRequest",
-	"direct-refused-unknown-kind.json":               "InvalidRequest",
-	"direct-refused-upper-case.json":                 "InvalidRequest",
-	"direct-refused-target-not-allowed.json":         "orgs/other registration-token", // to the issuer's policy
-	"direct-repo-remove-token.json":                  "repos/acme/widgets remove-token",
-	"direct-repo.json":                               "repos/acme/widgets registration-token",
-	"function-url-org-registration-token.json":       "orgs/acme registration-token",
-	"function-url-refused-unauthenticated.json":      "CallerNotAuthenticated",
-	"function-url-repo-remove-token.json":            "repos/acme/widgets remove-token",
-	"function-url-text-plain.json":                   "orgs/acme registration-token",
-	"http-api-v1-org-registration-token.json":        "orgs/acme registration-token",
-	"http-api-v2-enterprise-registration-token.json": "enterprises/acme-corp registration-token",
-	"http-api-v2-enterprise-remove-token.json":       "enterprises/acme-corp remove-token",
-	"http-api-v2-named-stage.json":                   "repos/acme/widgets registration-token",
-	"http-api-v2-no-cache.json":                      "orgs/acme registration-token fresh",
-	"http-api-v2-org-registration-token.json":        "orgs/acme registration-token",
-	"http-api-v2-org-remove-token.json":              "orgs/acme remove-token",
-	"http-api-v2-query-and-body.json":                "orgs/acme registration-token",
-	"http-api-v2-refused-dot-segments.json":          "InvalidRequest",
-	"http-api-v2-refused-get.json":                   "InvalidRequest",
-	"http-api-v2-refused-target-not-allowed.json":    "orgs/other registration-token",
-	"http-api-v2-refused-trailing-slash.json":        "InvalidRequest",
-	"http-api-v2-refused-unauthenticated.json":       "CallerNotAuthenticated",
-	"http-api-v2-refused-upper-case.json":            "InvalidRequest",
-	"http-api-v2-repo-registration-token.json":       "repos/acme/widgets registration-token",
-	"http-api-v2-repo-remove-token.json":             "repos/acme/widgets remove-token",
-	"http-api-v2-text-plain.json":                    "orgs/acme registration-token",
-	"rest-api-v1-enterprise-registration-token.json": "enterprises/acme-corp registration-token",
-	"rest-api-v1-no-cache.json":                      "orgs/acme registration-token fresh",
-	"rest-api-v1-org-registration-token.json":        "orgs/acme registration-token",
-	"rest-api-v1-refused-get.json":                   "InvalidRequest",
-	"rest-api-v1-refused-unauthenticated.json":       "CallerNotAuthenticated",
-	"rest-api-v1-refused-upper-case.json":            "InvalidRequest",
-	"rest-api-v1-repo-remove-token.json":             "repos/acme/widgets remove-token",
-	"rest-api-v1-text-plain.json":                    "orgs/acme registration-token",
-	"sam-local-org-registration-token.json":          "CallerNotAuthenticated",
+var events = map[string]struct {
+	direct bool
+	asks   string
+	plain  bool        // for the bare token
+	code   runner.Code // of the refusal
+}{
+	"direct-enterprise.json":                         {asks: "enterprises/acme-corp registration-token", direct: true},
+	"direct-fresh.json":                              {asks: "repos/acme/widgets registration-token fresh", direct: true},
+	"direct-nulls.json":                              {asks: "orgs/acme registration-token", direct: true},
+	"direct-org-registration-token.json":             {asks: "orgs/acme registration-token", direct: true},
+	"direct-org.json":                                {asks: "orgs/acme registration-token", direct: true},
+	"direct-refused-empty-kind.json":                 {code: runner.InvalidRequest, direct: true},
+	"direct-refused-no-target.json":                  {code: runner.InvalidRequest, direct: true},
+	"direct-refused-unknown-field.json":              {code: runner.InvalidRequest, direct: true},
+	"direct-refused-unknown-kind.json":               {code: runner.InvalidRequest, direct: true},
+	"direct-refused-upper-case.json":                 {code: runner.InvalidRequest, direct: true},
+	"direct-refused-target-not-allowed.json":         {asks: "orgs/other registration-token", direct: true},
+	"direct-repo-remove-token.json":                  {asks: "repos/acme/widgets remove-token", direct: true},
+	"direct-repo.json":                               {asks: "repos/acme/widgets registration-token", direct: true},
+	"function-url-org-registration-token.json":       {asks: "orgs/acme registration-token"},
+	"function-url-refused-unauthenticated.json":      {code: runner.CallerNotAuthenticated},
+	"function-url-repo-remove-token.json":            {asks: "repos/acme/widgets remove-token"},
+	"function-url-text-plain.json":                   {asks: "orgs/acme registration-token", plain: true},
+	"http-api-v1-org-registration-token.json":        {asks: "orgs/acme registration-token"},
+	"http-api-v2-enterprise-registration-token.json": {asks: "enterprises/acme-corp registration-token"},
+	"http-api-v2-enterprise-remove-token.json":       {asks: "enterprises/acme-corp remove-token"},
+	"http-api-v2-named-stage.json":                   {asks: "repos/acme/widgets registration-token"},
+	"http-api-v2-no-cache.json":                      {asks: "orgs/acme registration-token fresh"},
+	"http-api-v2-org-registration-token.json":        {asks: "orgs/acme registration-token"},
+	"http-api-v2-org-remove-token.json":              {asks: "orgs/acme remove-token"},
+	"http-api-v2-query-and-body.json":                {asks: "orgs/acme registration-token"},
+	"http-api-v2-refused-dot-segments.json":          {code: runner.InvalidRequest},
+	"http-api-v2-refused-get.json":                   {code: runner.InvalidRequest},
+	"http-api-v2-refused-target-not-allowed.json":    {asks: "orgs/other registration-token"},
+	"http-api-v2-refused-trailing-slash.json":        {code: runner.InvalidRequest},
+	"http-api-v2-refused-unauthenticated.json":       {code: runner.CallerNotAuthenticated},
+	"http-api-v2-refused-upper-case.json":            {code: runner.InvalidRequest},
+	"http-api-v2-repo-registration-token.json":       {asks: "repos/acme/widgets registration-token"},
+	"http-api-v2-repo-remove-token.json":             {asks: "repos/acme/widgets remove-token"},
+	"http-api-v2-text-plain.json":                    {asks: "orgs/acme registration-token", plain: true},
+	"rest-api-v1-enterprise-registration-token.json": {asks: "enterprises/acme-corp registration-token"},
+	"rest-api-v1-no-cache.json":                      {asks: "orgs/acme registration-token fresh"},
+	"rest-api-v1-org-registration-token.json":        {asks: "orgs/acme registration-token"},
+	"rest-api-v1-refused-get.json":                   {code: runner.InvalidRequest},
+	"rest-api-v1-refused-unauthenticated.json":       {code: runner.CallerNotAuthenticated},
+	"rest-api-v1-refused-upper-case.json":            {code: runner.InvalidRequest},
+	"rest-api-v1-repo-remove-token.json":             {asks: "repos/acme/widgets remove-token"},
+	"rest-api-v1-text-plain.json":                    {asks: "orgs/acme registration-token", plain: true},
+	"sam-local-org-registration-token.json":          {code: runner.CallerNotAuthenticated},
 }
 
 func TestSampleEventsAreUnderstood(t *testing.T) {
@@ -155,27 +161,28 @@ func TestSampleEventsAreUnderstood(t *testing.T) {
 		t.Fatalf("%d events, %v; the table has %d", len(files), err, len(events))
 	}
 	for name, want := range events {
-		i := good()
-		a := invoke(t, &Handler{Issuer: i}, read(t, name))
-		direct := strings.HasPrefix(name, "direct-")
-		if (a.line["entry"] == "direct") != direct {
-			t.Errorf("%s: entry %v", name, a.line["entry"])
-		}
-		if !strings.Contains(want, " ") {
-			if a.line["outcome"] != want || len(i.requests) != 0 {
-				t.Errorf("%s: %v, asked %q; want %s", name, a.line, i.asked(), want)
+		t.Run(name, func(t *testing.T) {
+			i := good()
+			a := invoke(t, &Handler{Issuer: i}, read(t, name))
+			if (a.line["entry"] == "direct") != want.direct {
+				t.Errorf("entry %v", a.line["entry"])
 			}
-			continue
-		}
-		if i.asked() != want || a.err != nil || a.line["outcome"] != "issued" {
-			t.Errorf("%s asks for %q, %v; want %q", name, i.asked(), a.err, want)
-		}
-		if !direct && (a.status != 201 || a.line["caller"] == nil || a.line["source_ip"] == nil) {
-			t.Errorf("%s: status %d, logged %v", name, a.status, a.line)
-		}
-		if plain := strings.Contains(name, "text-plain"); plain != (a.body == token) {
-			t.Errorf("%s: body %q", name, a.body)
-		}
+			if want.code != "" {
+				if a.line["outcome"] != string(want.code) || len(i.requests) != 0 {
+					t.Errorf("%v, asked %q; want %s", a.line, i.asked(), want.code)
+				}
+				return
+			}
+			if i.asked() != want.asks || a.err != nil || a.line["outcome"] != "issued" {
+				t.Errorf("asks for %q, %v; want %q", i.asked(), a.err, want.asks)
+			}
+			if !want.direct && (a.status != 201 || a.line["caller"] == nil || a.line["source_ip"] == nil || a.line["gateway_request_id"] == nil) {
+				t.Errorf("status %d, logged %v", a.status, a.line)
+			}
+			if want.plain != (a.body == token) {
+				t.Errorf("body %q", a.body)
+			}
+		})
 	}
 }
 
@@ -218,14 +225,14 @@ func TestSuccessHasWhatCallersNeed(t *testing.T) {
 func TestLogLineSaysWhoGotWhat(t *testing.T) {
 	i := good()
 	a := invoke(t, &Handler{Issuer: i}, read(t, "http-api-v2-repo-remove-token.json"))
-	for _, key := range []string{"time", "duration_ms"} {
+	for _, key := range []string{"timestamp", "duration_ms"} {
 		if a.line[key] == nil {
 			t.Errorf("no %s", key)
 		}
 		delete(a.line, key)
 	}
 	want := map[string]any{
-		"level": "INFO", "msg": "token issued", "requestId": "request-1", "entry": "http",
+		"level": "INFO", "message": "token issued", "requestId": "request-1", "gateway_request_id": "UEo8gh2rFiAEJCw=", "entry": "http",
 		"caller":    "arn:aws:sts::123456789012:assumed-role/github-runner/i-0123456789abcdef0",
 		"source_ip": "203.0.113.24", "target": "repos/acme/widgets", "kind": "remove-token", "outcome": "issued",
 		"source": "github", "expires_at": i.token.ExpiresAt.Format(time.RFC3339), "token_sha256": secret.New(token).SHA256()[:12],
@@ -235,48 +242,64 @@ func TestLogLineSaysWhoGotWhat(t *testing.T) {
 		t.Errorf("logged %v\nwant   %v", a.line, want)
 	}
 
-	i.token.Source, i.token.Outage = runner.FromStale, errors.New("GitHub is down")
+	i.token.Source = runner.FromStale
+	i.token.Outage = (runner.Cause{Name: "timeout", Code: runner.Unavailable}).Refuse("GitHub is down")
 	a = invoke(t, &Handler{Issuer: i}, read(t, "direct-org.json"))
-	if a.line["level"] != "WARN" || a.line["source"] != "stale" || a.line["error"] != "GitHub is down" || a.line["caller"] != nil {
+	if a.line["level"] != "WARN" || a.line["source"] != "stale" || a.line["error"] != "GitHub is down" || a.line["cause"] != "timeout" || a.line["caller"] != nil {
 		t.Errorf("stale: %v", a.line)
 	}
 }
 
+// refusal returns an Error of the code.
+func refusal(code runner.Code) *runner.Error {
+	return (runner.Cause{Name: "test", Code: code, Remedy: "do this"}).Refuse("for the operator")
+}
+
 func TestEachCodeHasItsStatusAndItsName(t *testing.T) {
-	for code, status := range map[runner.Code]int{
+	statuses := map[runner.Code]int{
 		runner.InvalidRequest: 400, runner.CallerNotAuthenticated: 403, runner.TargetNotAllowed: 403, runner.TargetNotFound: 404,
 		runner.CredentialMissing: 500, runner.CredentialRejected: 502, runner.CredentialForbidden: 502,
-		runner.RateLimited: 503, runner.Unavailable: 503, runner.Internal: 500, "Unheard": 500,
-	} {
-		e := runner.Refuse(code, errors.New("for the operator"))
-		e.Message, e.RetryAfter = "for the caller", 1500*time.Millisecond
-		e.GitHub.RequestID = "AB:CD"
-		h := &Handler{Issuer: &issuer{err: fmt.Errorf("wrapped: %w", e)}}
+		runner.RateLimited: 503, runner.Unavailable: 503, runner.Internal: 500,
+	}
+	for _, code := range append(slices.Clone(runner.Codes), "Unheard") {
+		t.Run(string(code), func(t *testing.T) {
+			status := cmp.Or(statuses[code], 500)
+			if _, ok := answers[code]; ok == (code == "Unheard") {
+				t.Errorf("in the table of answers: %t", ok)
+			}
+			e := refusal(code)
+			e.Message, e.RetryAfter = "for the caller", 1500*time.Millisecond
+			e.GitHub.RequestID = "AB:CD"
+			h := &Handler{Issuer: &issuer{err: fmt.Errorf("wrapped: %w", e)}}
 
-		for _, file := range []string{"http-api-v2-org-registration-token.json", "rest-api-v1-org-registration-token.json", "function-url-text-plain.json"} {
-			a := invoke(t, h, read(t, file))
-			want := fmt.Sprintf(`{"code":%q,"message":"for the caller","request_id":"request-1"}`, code)
-			if a.status != status || a.body != want || a.headers["Content-Type"] != "application/json" || a.err != nil {
-				t.Errorf("%s, %s: %d %s %v", code, file, a.status, a.body, a.headers)
+			for _, file := range []string{
+				"http-api-v2-org-registration-token.json", "rest-api-v1-org-registration-token.json", "function-url-text-plain.json",
+			} {
+				a := invoke(t, h, read(t, file))
+				want := fmt.Sprintf("{\n  \"code\": %q,\n  \"message\": \"for the caller\",\n  \"request_id\": \"request-1\"\n}", code)
+				if a.status != status || a.body != want || a.headers["Content-Type"] != "application/json" || a.err != nil {
+					t.Errorf("%s: %d %s %v", file, a.status, a.body, a.headers)
+				}
+				if wait, ok := a.headers["Retry-After"]; ok != (status == 503) || ok && wait != "2" {
+					t.Errorf("Retry-After %q", wait)
+				}
+				if a.line["outcome"] != string(code) || a.line["cause"] != "test" || a.line["error"] != "for the operator: do this" ||
+					a.line["github_request_id"] != "AB:CD" || a.line["level"] == "INFO" {
+					t.Errorf("logged %v", a.line)
+				}
 			}
-			if wait, ok := a.headers["Retry-After"]; ok != (status == 503) || ok && wait != "2" {
-				t.Errorf("%s: Retry-After %q", code, wait)
-			}
-			if a.line["outcome"] != string(code) || a.line["error"] != "for the operator" || a.line["github_request_id"] != "AB:CD" || a.line["level"] == "INFO" {
-				t.Errorf("%s: logged %v", code, a.line)
-			}
-		}
 
-		a := invoke(t, h, read(t, "direct-org.json"))
-		// By value: aws-lambda-go looks at the type itself.
-		if want := (messages.InvokeResponse_Error{Type: string(code), Message: "for the caller"}); !reflect.DeepEqual(a.err, want) || a.body != "" {
-			t.Errorf("%s: %#v", code, a.err)
-		}
+			a := invoke(t, h, read(t, "direct-org.json"))
+			// By value: aws-lambda-go looks at the type itself.
+			if want := (messages.InvokeResponse_Error{Type: string(code), Message: "for the caller"}); !reflect.DeepEqual(a.err, want) || a.body != "" {
+				t.Errorf("%#v", a.err)
+			}
+		})
 	}
 }
 
 func TestUnknownWaitIsNotMadeUp(t *testing.T) {
-	a := invoke(t, &Handler{Issuer: &issuer{err: runner.Refuse(runner.RateLimited, nil)}}, read(t, "http-api-v2-org-registration-token.json"))
+	a := invoke(t, &Handler{Issuer: &issuer{err: refusal(runner.RateLimited)}}, read(t, "http-api-v2-org-registration-token.json"))
 	if _, ok := a.headers["Retry-After"]; ok || a.status != 503 {
 		t.Errorf("%d %v", a.status, a.headers)
 	}
@@ -288,7 +311,8 @@ func TestUnclassifiedErrorsAndPanicsAreInternal(t *testing.T) {
 		"panic": {before: func(context.Context) { panic("the cause") }},
 	} {
 		a := invoke(t, &Handler{Issuer: i}, read(t, "http-api-v2-org-registration-token.json"))
-		if a.status != 500 || !strings.Contains(a.body, `"code":"Internal","message":"internal error"`) || strings.Contains(a.body, "cause") {
+		if a.status != 500 || !strings.Contains(a.body, `"code": "Internal",
+  "message": "internal error"`) || strings.Contains(a.body, "cause") {
 			t.Errorf("%s: %d %s", name, a.status, a.body)
 		}
 		if cause, _ := a.line["error"].(string); !strings.HasPrefix(strings.TrimPrefix(cause, "panic: "), "the cause") {
@@ -297,8 +321,8 @@ func TestUnclassifiedErrorsAndPanicsAreInternal(t *testing.T) {
 	}
 }
 
-// event makes an HTTP event of format 2.0 by an IAM caller.
-func event(method, path, stage string, headers map[string]string) string {
+// newEvent makes an HTTP event of format 2.0 by an IAM caller.
+func newEvent(method, path, stage string, headers map[string]string) string {
 	text, _ := json.Marshal(map[string]any{
 		"version": "2.0", "rawPath": path, "headers": headers,
 		"requestContext": map[string]any{
@@ -342,20 +366,89 @@ func TestPathIsGitHubsByteForByte(t *testing.T) {
 		{"/repos/orgs/acme/actions/runners/registration-token", "repos", ""},
 		{path, "orgs", ""},
 	} {
-		i := good()
-		a := invoke(t, &Handler{Issuer: i}, event("POST", test.path, test.stage, nil))
-		if test.want == "" {
-			if a.status != 400 || len(i.requests) != 0 || a.line["outcome"] != "InvalidRequest" {
-				t.Errorf("%q at stage %q: %d, asked %s", test.path, test.stage, a.status, i.asked())
+		t.Run(test.stage+" "+test.path, func(t *testing.T) {
+			i := good()
+			a := invoke(t, &Handler{Issuer: i}, newEvent("POST", test.path, test.stage, nil))
+			if test.want == "" {
+				if a.status != 400 || len(i.requests) != 0 || a.line["outcome"] != "InvalidRequest" {
+					t.Errorf("%d, asked %s", a.status, i.asked())
+				}
+			} else if a.status != 201 || i.asked() != test.want {
+				t.Errorf("%d %s, asked %q", a.status, a.body, i.asked())
 			}
-		} else if a.status != 201 || i.asked() != test.want {
-			t.Errorf("%q at stage %q: %d %s, asked %q", test.path, test.stage, a.status, a.body, i.asked())
-		}
+		})
+	}
+}
+
+// A custom domain that is mapped below its root puts its own path before GitHub's.
+func TestAPathBelowAMappingIsNamedAsThat(t *testing.T) {
+	for path, says := range map[string]string{
+		"/runners/orgs/acme/actions/runners/registration-token":    `has \"/runners\" before /orgs/acme/actions/runners/registration-token`,
+		"/a/b/repos/acme/widgets/actions/runners/remove-token":     `has \"/a/b\" before /repos/acme/widgets/actions/runners/remove-token`,
+		"/orgs/x/enterprises/acme/actions/runners/remove-token":    `has \"/orgs/x\" before /enterprises/acme`,
+		strings.Repeat("/orgs", 1<<20) + "/acme/actions/runners/x": "is",
+		strings.Repeat("/", 1<<20) + "acme/actions/runners/x":      "is",
+	} {
+		t.Run(says, func(t *testing.T) {
+			a := invoke(t, &Handler{Issuer: good()}, newEvent("POST", path, "$default", nil))
+			if a.status != 400 || !strings.Contains(a.body, says) || len(a.body) > 1000 {
+				t.Errorf("%d %.1000s", a.status, a.body)
+			}
+		})
+	}
+}
+
+// API Gateway authorizes the route that it matched, and may decode the path.
+func TestThePathIsOfTheRouteThatWasAuthorized(t *testing.T) {
+	const path = "/orgs/acme/actions/runners/registration-token"
+	for route, status := range map[string]int{
+		"/orgs/{org}/actions/runners/registration-token":           201,
+		"/orgs/acme/actions/runners/registration-token":            201,
+		"/orgs/{org}/actions/runners/remove-token":                 400,
+		"/repos/{owner}/{repo}/actions/runners/registration-token": 400,
+		"/enterprises/{enterprise}/actions/runners/remove-token":   400,
+		"/{proxy+}":    201,
+		"":             201,
+		"/orgs/{org+}": 201,
+	} {
+		t.Run(route, func(t *testing.T) {
+			for _, event := range []string{
+				strings.Replace(newEvent("POST", path, "$default", nil), "{", `{"routeKey":"POST `+route+`",`, 1),
+				`{"path":"` + path + `","resource":"` + route + `","httpMethod":"POST",` +
+					`"requestContext":{"stage":"v1","identity":{"userArn":"arn:x","sourceIp":"203.0.113.24"}}}`,
+			} {
+				if a := invoke(t, &Handler{Issuer: good()}, event); a.status != status {
+					t.Errorf("%d %s, want %d", a.status, a.body, status)
+				}
+			}
+		})
+	}
+}
+
+// What comes from outside is fit for a log, whatever it is.
+func TestTheLogLineIsBoundedAndClean(t *testing.T) {
+	bad := strings.Repeat("x", 5000) + "\u202e\r\n"
+	for name, event := range map[string]string{
+		"path":           newEvent("POST", "/"+bad, "$default", nil),
+		"method":         newEvent(bad, "/orgs/acme/actions/runners/remove-token", "$default", nil),
+		"stage":          newEvent("POST", "/orgs/acme/actions/runners/remove-token", bad, nil),
+		"caller":         strings.Replace(newEvent("POST", "/x", "$default", nil), "arn:aws:iam::123456789012:user/x", strings.Repeat("x", 5000)+`\u202e\n`, 1),
+		"source address": strings.Replace(newEvent("POST", "/x", "$default", nil), "203.0.113.24", strings.Repeat("x", 5000)+`\u202e\n`, 1),
+		"target":         `{"target":"` + strings.Repeat("x", 5000) + `"}`,
+		"kind":           `{"target":"orgs/acme","kind":"` + strings.Repeat("x", 5000) + `"}`,
+		"field":          `{"` + strings.Repeat("x", 5000) + `":1}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := invoke(t, &Handler{Issuer: good()}, event)
+			if text := fmt.Sprint(a.line); len(text) > 1500 || strings.ContainsAny(text, "\u202e\r\n") {
+				t.Errorf("logged %d bytes: %.2000q", len(text), text)
+			}
+		})
 	}
 }
 
 func TestRefusalOfUpperCaseGivesTheSpelling(t *testing.T) {
-	a := invoke(t, &Handler{Issuer: good()}, event("POST", "/repos/Acme/Widgets/actions/runners/registration-token", "$default", nil))
+	a := invoke(t, &Handler{Issuer: good()}, newEvent("POST", "/repos/Acme/Widgets/actions/runners/registration-token", "$default", nil))
 	if !strings.Contains(a.body, `write \"repos/acme/widgets\"`) {
 		t.Errorf("%s", a.body)
 	}
@@ -373,11 +466,13 @@ func TestHeadersAreReadWithoutRegardToCase(t *testing.T) {
 		{"cache-control", "no-cache", false, true}, {"Cache-Control", "max-age=0, No-Cache", false, true},
 		{"Cache-Control", "no-cachex", false, false}, {"Cache-Control", "no-store", false, false}, {"Pragma", "no-cache", false, false},
 	} {
-		i := good()
-		a := invoke(t, &Handler{Issuer: i}, event("POST", path, "$default", map[string]string{test.name: test.value}))
-		if (a.body == token) != test.plain || i.requests[0].Fresh != test.fresh {
-			t.Errorf("%s: %s: plain %v, fresh %v", test.name, test.value, a.body == token, i.requests[0].Fresh)
-		}
+		t.Run(test.name+": "+test.value, func(t *testing.T) {
+			i := good()
+			a := invoke(t, &Handler{Issuer: i}, newEvent("POST", path, "$default", map[string]string{test.name: test.value}))
+			if (a.body == token) != test.plain || i.requests[0].Fresh != test.fresh {
+				t.Errorf("plain %v, fresh %v", a.body == token, i.requests[0].Fresh)
+			}
+		})
 	}
 }
 
@@ -390,21 +485,23 @@ func TestHeadersOfFormat10(t *testing.T) {
 		`"headers":{"Accept":"text/plain"},"multiValueHeaders":{"Accept":["*/*","text/plain"]}`: false,
 		`"headers":{"Accept":"*/*"},"multiValueHeaders":{"aCCept":["text/plain","*/*"]}`:        true,
 	} {
-		a := invoke(t, &Handler{Issuer: good()}, `{"path":"/orgs/acme/actions/runners/registration-token","httpMethod":"POST",`+maps+
-			`,"requestContext":{"stage":"v1","identity":{"userArn":"arn:x","sourceIp":"203.0.113.24"}}}`)
-		if a.status != 201 || (a.body == token) != plain {
-			t.Errorf("%s: %d %s", maps, a.status, a.body)
-		}
+		t.Run(maps, func(t *testing.T) {
+			a := invoke(t, &Handler{Issuer: good()}, `{"path":"/orgs/acme/actions/runners/registration-token","httpMethod":"POST",`+maps+
+				`,"requestContext":{"stage":"v1","identity":{"userArn":"arn:x","sourceIp":"203.0.113.24"}}}`)
+			if a.status != 201 || (a.body == token) != plain {
+				t.Errorf("%d %s", a.status, a.body)
+			}
+		})
 	}
 }
 
 func TestRefusalsComeInOrder(t *testing.T) {
-	bad := strings.ReplaceAll(event("GET", "/nowhere", "$default", nil), "userArn", "other")
+	bad := strings.ReplaceAll(newEvent("GET", "/nowhere", "$default", nil), "userArn", "other")
 	if a := invoke(t, &Handler{Issuer: good()}, bad); a.status != 403 || a.line["outcome"] != "CallerNotAuthenticated" {
 		t.Errorf("no identity and bad form: %d %v", a.status, a.line)
 	}
-	i := &issuer{err: runner.Refuse(runner.TargetNotAllowed, nil)}
-	if a := invoke(t, &Handler{Issuer: i}, event("GET", "/nowhere", "$default", nil)); a.status != 400 || len(i.requests) != 0 {
+	i := &issuer{err: refusal(runner.TargetNotAllowed)}
+	if a := invoke(t, &Handler{Issuer: i}, newEvent("GET", "/nowhere", "$default", nil)); a.status != 400 || len(i.requests) != 0 {
 		t.Errorf("bad form: %d %v", a.status, a.line)
 	}
 }
@@ -419,9 +516,11 @@ func TestForeignIdentityDoesNotCount(t *testing.T) {
 		`{"version":"2.0","requestContext":{"authorizer":{"iam":{"userArn":""}}},"headers":{"x-caller":"arn:x"}}`,
 		`{"version":"2.0","requestContext":{"authorizer":{"iam":{"userArn":7}}}}`,
 	} {
-		if a := invoke(t, &Handler{Issuer: good()}, e); a.status != 403 || a.line["outcome"] != "CallerNotAuthenticated" {
-			t.Errorf("%s: %d %s", e, a.status, a.body)
-		}
+		t.Run(e, func(t *testing.T) {
+			if a := invoke(t, &Handler{Issuer: good()}, e); a.status != 403 || a.line["outcome"] != "CallerNotAuthenticated" {
+				t.Errorf("%d %s", a.status, a.body)
+			}
+		})
 	}
 }
 
@@ -432,12 +531,14 @@ func TestDirectEventsThatAreRefused(t *testing.T) {
 		`{"target":"orgs/acme","kind":"Remove-Token"}`, `{"target":"orgs/acme","kind":"generate-jitconfig"}`, `{"target":"orgs/acme","fresh":"yes"}`,
 		`{"target":"orgs/acme","requestcontext":{}}`, `{"target":"orgs/../acme"}`, `{"target":"orgs/acme"}x`,
 	} {
-		i := good()
-		a := invoke(t, &Handler{Issuer: i}, e)
-		refusal, ok := a.err.(messages.InvokeResponse_Error)
-		if !ok || refusal.Type != "InvalidRequest" || refusal.Message == "" || len(i.requests) != 0 {
-			t.Errorf("%s: %#v", e, a.err)
-		}
+		t.Run(e, func(t *testing.T) {
+			i := good()
+			a := invoke(t, &Handler{Issuer: i}, e)
+			refusal, ok := a.err.(messages.InvokeResponse_Error)
+			if !ok || refusal.Type != "InvalidRequest" || refusal.Message == "" || len(i.requests) != 0 {
+				t.Errorf("%#v", a.err)
+			}
+		})
 	}
 }
 
@@ -446,21 +547,23 @@ func TestWaitsAreCutFromTheDeadline(t *testing.T) {
 		25 * time.Second: 20 * time.Second, 21 * time.Second: 20 * time.Second, 3 * time.Second: 2 * time.Second,
 		time.Second: 0, 0: 20 * time.Second, // 0: none
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			ctx := t.Context()
-			if deadline > 0 {
-				var cancel func()
-				ctx, cancel = context.WithTimeout(ctx, deadline)
-				defer cancel()
-			}
-			start := time.Now()
-			h := &Handler{Log: slog.New(slog.DiscardHandler), Issuer: &issuer{
-				before: func(ctx context.Context) { <-ctx.Done() },
-				err:    runner.Refuse(runner.Unavailable, nil),
-			}}
-			if _, err := h.Invoke(ctx, []byte(`{"target":"orgs/acme"}`)); err == nil || time.Since(start) != want {
-				t.Errorf("deadline %v: answered after %v, want %v", deadline, time.Since(start), want)
-			}
+		t.Run(deadline.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := t.Context()
+				if deadline > 0 {
+					var cancel func()
+					ctx, cancel = context.WithTimeout(ctx, deadline)
+					defer cancel()
+				}
+				start := time.Now()
+				h := &Handler{Log: slog.New(slog.DiscardHandler), Issuer: &issuer{
+					before: func(ctx context.Context) { <-ctx.Done() },
+					err:    refusal(runner.Unavailable),
+				}}
+				if _, err := h.Invoke(ctx, []byte(`{"target":"orgs/acme"}`)); err == nil || time.Since(start) != want {
+					t.Errorf("answered after %v, want %v", time.Since(start), want)
+				}
+			})
 		})
 	}
 }
@@ -506,7 +609,7 @@ func FuzzParsePath(f *testing.F) {
 		if err != nil {
 			return
 		}
-		rebuilt := "/" + r.Target.Path() + "/actions/runners/" + string(r.Kind)
+		rebuilt := "/" + r.Path()
 		if path != rebuilt && (stage == "$default" || path != "/"+stage+rebuilt) {
 			t.Errorf("%q at stage %q is taken for %q", path, stage, rebuilt)
 		}

@@ -1,8 +1,8 @@
 package handler
 
 import (
-	"context"
 	"encoding/json"
+	"log/slog"
 	"math"
 	"net/http"
 	"strconv"
@@ -12,6 +12,35 @@ import (
 
 	"runner-token-broker/internal/runner"
 )
+
+// answer is how a code is answered over HTTP, and logged: as ERROR where an operator must act, as WARN where it passes or
+// the caller must act.
+type answer struct {
+	status int
+	level  slog.Level
+}
+
+// answers: GitHub's 401 and 403 are 502, so that the caller does not take them for API Gateway's refusal of itself.
+var answers = map[runner.Code]answer{
+	runner.InvalidRequest:         {http.StatusBadRequest, slog.LevelWarn},
+	runner.CallerNotAuthenticated: {http.StatusForbidden, slog.LevelError},
+	runner.TargetNotAllowed:       {http.StatusForbidden, slog.LevelWarn},
+	runner.TargetNotFound:         {http.StatusNotFound, slog.LevelWarn},
+	runner.CredentialMissing:      {http.StatusInternalServerError, slog.LevelError},
+	runner.CredentialRejected:     {http.StatusBadGateway, slog.LevelError},
+	runner.CredentialForbidden:    {http.StatusBadGateway, slog.LevelError},
+	runner.RateLimited:            {http.StatusServiceUnavailable, slog.LevelWarn},
+	runner.Unavailable:            {http.StatusServiceUnavailable, slog.LevelWarn},
+	runner.Internal:               {http.StatusInternalServerError, slog.LevelError},
+}
+
+// answerTo treats a code that nobody thought of as Internal.
+func answerTo(code runner.Code) answer {
+	if a, ok := answers[code]; ok {
+		return a
+	}
+	return answers[runner.Internal]
+}
 
 type tokenReply struct {
 	Token     string `json:"token"`
@@ -42,54 +71,41 @@ type gatewayReply struct {
 	Body       string            `json:"body"`
 }
 
-func httpReply(ctx context.Context, c call, t runner.Token, err error) ([]byte, error) {
+func httpReply(requestID string, c command, t runner.Token, refused *runner.Error) ([]byte, error) {
 	reply := gatewayReply{
 		StatusCode: http.StatusCreated,
 		Headers:    map[string]string{"Content-Type": "application/json", "Cache-Control": "no-store"},
 	}
-	var body any = newTokenReply(t)
-	if err != nil {
-		e := runner.AsError(err)
-		reply.StatusCode = statusOf(e.Code)
-		if reply.StatusCode == http.StatusServiceUnavailable && e.RetryAfter > 0 {
-			reply.Headers["Retry-After"] = strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds())))
+	switch {
+	case refused != nil:
+		reply.StatusCode = answerTo(refused.Code).status
+		if reply.StatusCode == http.StatusServiceUnavailable && refused.RetryAfter > 0 {
+			reply.Headers["Retry-After"] = strconv.Itoa(int(math.Ceil(refused.RetryAfter.Seconds())))
 		}
-		body = failureReply{e.Code, e.Message, requestID(ctx)}
-	}
-	text, marshalErr := json.Marshal(body)
-	if marshalErr != nil {
-		return nil, marshalErr
-	}
-	reply.Body = string(text)
-	if c.plain && err == nil {
+		reply.Body = indented(failureReply{refused.Code, refused.Message, requestID})
+	case c.plain:
 		reply.Headers["Content-Type"] = "text/plain"
 		reply.Body = t.Value.Reveal()
+	default:
+		reply.Body = indented(newTokenReply(t))
 	}
 	return json.Marshal(reply)
 }
 
-// directReply's error is of this type, by value and unwrapped: aws-lambda-go takes the errorType from no other, and
-// every error it is given it prints (lambda/invoke_loop.go).
-func directReply(t runner.Token, err error) ([]byte, error) {
+// indented is GitHub's own layout: scripts without a JSON parser look for `"token": "`.
+func indented(reply any) string {
+	text, err := json.MarshalIndent(reply, "", "  ")
 	if err != nil {
-		e := runner.AsError(err)
-		return nil, messages.InvokeResponse_Error{Type: string(e.Code), Message: e.Message}
+		panic(err) // it has nothing but strings and a number
 	}
-	return json.Marshal(newTokenReply(t))
+	return string(text)
 }
 
-func statusOf(code runner.Code) int {
-	switch code {
-	case runner.InvalidRequest:
-		return http.StatusBadRequest
-	case runner.CallerNotAuthenticated, runner.TargetNotAllowed:
-		return http.StatusForbidden
-	case runner.TargetNotFound:
-		return http.StatusNotFound
-	case runner.CredentialRejected, runner.CredentialForbidden:
-		return http.StatusBadGateway
-	case runner.RateLimited, runner.Unavailable:
-		return http.StatusServiceUnavailable
+// directReply's error is of this type, by value and unwrapped: aws-lambda-go takes the errorType from no other, and
+// every error it is given it prints (lambda/invoke_loop.go).
+func directReply(t runner.Token, refused *runner.Error) ([]byte, error) {
+	if refused != nil {
+		return nil, messages.InvokeResponse_Error{Type: string(refused.Code), Message: refused.Message}
 	}
-	return http.StatusInternalServerError // CredentialMissing, Internal, and what nobody thought of
+	return json.Marshal(newTokenReply(t))
 }

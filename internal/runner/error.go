@@ -2,6 +2,7 @@ package runner
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -15,58 +16,75 @@ const (
 	TargetNotFound         Code = "TargetNotFound"         // GitHub does not know the target, or by another name
 	CredentialMissing      Code = "CredentialMissing"      // the secret is absent, unusable or unreadable
 	CredentialRejected     Code = "CredentialRejected"     // GitHub does not know the credential
-	CredentialForbidden    Code = "CredentialForbidden"    // GitHub knows the credential and it may not do this
+	CredentialForbidden    Code = "CredentialForbidden"    // GitHub knows the credential, and it may not do this
 	RateLimited            Code = "RateLimited"            // GitHub asked to wait
 	Unavailable            Code = "Unavailable"            // network, or GitHub or Secrets Manager down or slow
 	Internal               Code = "Internal"               // unclassified
 )
 
+// Codes are all of them. Tests range over it: whatever answers by code has an answer for each.
+var Codes = []Code{
+	InvalidRequest, CallerNotAuthenticated, TargetNotAllowed, TargetNotFound, CredentialMissing, CredentialRejected,
+	CredentialForbidden, RateLimited, Unavailable, Internal,
+}
+
+// messages are what callers are told. InvalidRequest and TargetNotAllowed say more where they are made.
+var messages = map[Code]string{
+	InvalidRequest:         "the request is malformed",
+	CallerNotAuthenticated: "the request carries no IAM identity",
+	TargetNotAllowed:       "the target is not one of those this service serves",
+	TargetNotFound:         "GitHub does not know this target, or the service's credential cannot see it",
+	CredentialMissing:      "the service has no usable credential for GitHub",
+	CredentialRejected:     "GitHub rejected the service's credential",
+	CredentialForbidden:    "the service's credential may not make tokens for this target",
+	RateLimited:            "GitHub limits the service's calls: try again later",
+	Unavailable:            "GitHub or Secrets Manager cannot be reached: try again later",
+	Internal:               "internal error",
+}
+
+// Cause is one kind of failure that an operator can tell from the others. The packages that see the evidence keep the
+// tables of their causes.
+type Cause struct {
+	Name   string // a stable word, for the log
+	Code   Code
+	Remedy string // what the operator does
+}
+
+// Refuse returns an Error for the cause: with the text that callers get for its code, and for the operator what
+// happened, in the words of the format, and the remedy.
+func (c Cause) Refuse(format string, args ...any) *Error {
+	err := fmt.Errorf(format, args...)
+	if c.Remedy != "" {
+		err = fmt.Errorf("%w: %s", err, c.Remedy)
+	}
+	return &Error{Code: c.Code, Cause: c.Name, Message: messages[c.Code], Err: err}
+}
+
 // Error is a refusal, classified where the knowledge was.
 type Error struct {
 	Code       Code
+	Cause      string        // the Cause's name
 	Message    string        // for the caller: nothing of GitHub's or AWS's text, nothing secret
 	RetryAfter time.Duration // how long to wait before the next try; 0 if unknown
 	Err        error         // for the operator: what happened and what to do; may be nil
-	GitHub     Response      // the answer behind it; zero if there was none
+	GitHub     Trace         // of the answer behind it; zero if there was none
 }
 
-// Response is what a log should keep of an answer of GitHub's.
-type Response struct {
+// Trace is what a log should keep of an answer of GitHub's.
+type Trace struct {
 	RequestID          string // x-github-request-id
 	RateLimitRemaining string // x-ratelimit-remaining
 }
 
-// Refuse returns an Error with the text that callers get for the code, and err for the operator.
-func Refuse(code Code, err error) *Error {
-	return &Error{Code: code, Message: messageOf(code), Err: err}
-}
-
-func messageOf(code Code) string {
-	switch code {
-	case CallerNotAuthenticated:
-		return "the request carries no IAM identity"
-	case TargetNotFound:
-		return "GitHub does not know this target, or the service's credential cannot see it"
-	case CredentialMissing:
-		return "the service has no usable credential for GitHub"
-	case CredentialRejected:
-		return "GitHub rejected the service's credential"
-	case CredentialForbidden:
-		return "the service's credential may not make tokens for this target"
-	case RateLimited:
-		return "GitHub limits the service's calls: try again later"
-	case Unavailable:
-		return "GitHub or Secrets Manager cannot be reached: try again later"
-	}
-	return "internal error"
-}
-
-func (e *Error) Error() string {
+// Operator returns the text for the operator.
+func (e *Error) Operator() string {
 	if e.Err == nil {
-		return string(e.Code) + ": " + e.Message
+		return e.Message
 	}
-	return string(e.Code) + ": " + e.Err.Error()
+	return e.Err.Error()
 }
+
+func (e *Error) Error() string { return string(e.Code) + ": " + e.Operator() }
 
 func (e *Error) Unwrap() error { return e.Err }
 
@@ -76,5 +94,8 @@ func AsError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	return Refuse(Internal, err)
+	return Unclassified.Refuse("%w", err)
 }
+
+// Unclassified is the cause of what nobody thought of.
+var Unclassified = Cause{Name: "unclassified", Code: Internal}

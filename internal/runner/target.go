@@ -1,6 +1,7 @@
-// Package runner issues the tokens with which a machine joins GitHub as a self-hosted Actions runner, or leaves it. It
-// decides who may have one, keeps them for reuse, and says why there is none. It knows no Lambda, no HTTP, no AWS and
-// no GitHub client: those are handed to it.
+// Package runner issues the tokens with which a machine joins GitHub as a self-hosted Actions runner, or leaves it.
+//
+// A Request goes Issuer (is the target served at all?) -> Cache (reuse) -> Minter (credential, GitHub), and a Token or
+// an Error comes back. The package knows neither Lambda, HTTP, AWS nor a GitHub client: they are handed to it.
 package runner
 
 import (
@@ -8,13 +9,13 @@ import (
 	"strings"
 )
 
-// Target is where a runner registers: an organization, a repository or an enterprise. ParseTarget alone makes one, so
-// that whoever holds a Target holds a good one; the zero Target is none.
+// Target is where a runner registers: an organization, a repository or an enterprise. Only ParseTarget makes one, so
+// every Target but the zero one is good.
 type Target struct{ path string }
 
 // ParseTarget parses a target as GitHub's REST paths write it: orgs/ORG, repos/OWNER/REPO, enterprises/ENTERPRISE, all
 // in lower case. (GitHub ignores case and IAM does not: with one spelling only, an IAM statement means what it says.)
-// Its error's text is fit for the caller.
+// The text of its error is fit for the caller.
 func ParseTarget(s string) (Target, error) {
 	if isTarget(s) {
 		return Target{s}, nil
@@ -29,6 +30,12 @@ func ParseTarget(s string) (Target, error) {
 func (t Target) Path() string { return t.path }
 
 func (t Target) String() string { return t.path }
+
+// Scope returns the first segment: orgs, repos or enterprises.
+func (t Target) Scope() string {
+	scope, _, _ := strings.Cut(t.path, "/")
+	return scope
+}
 
 // URLPath returns the path under which github.com, or a GitHub Enterprise host, shows the target: /acme/widgets.
 func (t Target) URLPath() string {

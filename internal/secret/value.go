@@ -1,4 +1,5 @@
-// Package secret keeps values that must never be printed. It knows neither where they come from nor what they are for.
+// Package secret has the values that must never be printed, and makes texts from outside fit to be printed. It knows
+// neither where they come from nor what they are for.
 package secret
 
 import (

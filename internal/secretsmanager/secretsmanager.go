@@ -1,14 +1,11 @@
-// Package secretsmanager reads the credential from AWS Secrets Manager. It is the one place that knows how a secret is
-// laid out and what AWS's refusals mean, and it does not know what the credential is for.
+// Package secretsmanager reads a secret from AWS Secrets Manager. It is the one place that knows how secrets are named
+// and what AWS's refusals mean. It does not know what is in the secret.
 package secretsmanager
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -17,6 +14,7 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"runner-token-broker/internal/network"
 	"runner-token-broker/internal/runner"
 	"runner-token-broker/internal/secret"
 )
@@ -26,84 +24,87 @@ const readTimeout = 5 * time.Second // with the SDK's three tries in it
 // Secret is one secret in Secrets Manager. It is safe for concurrent use.
 type Secret struct {
 	client *secretsmanager.Client
-	id     string
+	id     ID
 }
 
 // New returns the secret with the name or ARN given.
-func New(client *secretsmanager.Client, id string) *Secret { return &Secret{client, id} }
+func New(client *secretsmanager.Client, id ID) *Secret { return &Secret{client, id} }
 
-// Fetch reads the credential: the secret's string as it is, or the "token" of a JSON object, without surrounding white
-// space. Every error is a *runner.Error: Unavailable if another try may help, CredentialMissing if an operator must.
+// Fetch reads the secret's string. Every error is a *runner.Error: Unavailable if another try may help,
+// CredentialMissing if an operator must.
 func (s *Secret) Fetch(ctx context.Context) (secret.Value, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	out, err := s.client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &s.id})
-	if err != nil {
-		return secret.Value{}, classify(err)
-	}
-	v, err := parse(aws.ToString(out.SecretString), out.SecretBinary != nil)
-	if err != nil {
-		return secret.Value{}, runner.Refuse(runner.CredentialMissing, fmt.Errorf("the secret %w", err))
-	}
-	return v, nil
-}
-
-func classify(err error) *runner.Error {
-	var refused smithy.APIError
-	var answer *smithyhttp.ResponseError
-	if !errors.As(err, &refused) || errors.As(err, &answer) && isTransient(answer.HTTPStatusCode(), refused) {
-		return runner.Refuse(runner.Unavailable, err)
-	}
-	return runner.Refuse(runner.CredentialMissing, fmt.Errorf("%w: %s", err, remedy(refused.ErrorCode())))
-}
-
-func isTransient(status int, refused smithy.APIError) bool {
-	_, throttled := retry.DefaultThrottleErrorCodes[refused.ErrorCode()]
-	return throttled || status == http.StatusTooManyRequests || status >= 500
-}
-
-func remedy(code string) string {
-	switch code {
-	case "ResourceNotFoundException":
-		return "create the secret in the function's region, or put a value into it"
-	case "InvalidRequestException":
-		return "the secret is marked for deletion: restore it, or name another"
-	case "AccessDeniedException", "DecryptionFailure":
-		return "allow the function's role secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key if that is yours"
-	}
-	return "check GITHUB_SECRET_ID and the function's role"
-}
-
-// parse's errors quote nothing of the secret.
-func parse(text string, binary bool) (secret.Value, error) {
-	token := strings.TrimSpace(text)
-	if strings.HasPrefix(token, "{") {
-		// A map, since a struct's field would also take "Token".
-		var object map[string]json.RawMessage
-		if json.Unmarshal([]byte(token), &object) != nil {
-			return secret.Value{}, errors.New("is neither a token nor JSON")
-		}
-		token = ""
-		if json.Unmarshal(object["token"], &token) != nil {
-			return secret.Value{}, errors.New(`is JSON without a string "token"`)
-		}
-		token = strings.TrimSpace(token)
-	}
+	id := string(s.id)
+	out, err := s.client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &id})
 	switch {
-	case token == "" && binary:
-		return secret.Value{}, errors.New("is binary: store the token as a string")
-	case token == "":
-		return secret.Value{}, errors.New("is empty: put a token into it")
-	case strings.HasPrefix(token, "-----BEGIN"):
-		return secret.Value{}, errors.New("is a private key: store a personal access token")
-	case strings.ContainsFunc(token, notOfToken):
-		return secret.Value{}, errors.New("has characters that no token has: store the token alone, without quotes")
+	case err != nil:
+		return secret.Value{}, refusal(err)
+	case out.SecretBinary != nil && out.SecretString == nil:
+		return secret.Value{}, binary.Refuse("the secret is binary")
 	}
-	return secret.New(token), nil
+	return secret.New(aws.ToString(out.SecretString)), nil
 }
 
-// notOfToken holds for what may not stand in a bearer token (RFC 6750, section 2.1).
-func notOfToken(r rune) bool {
-	letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
-	return !letter && (r < '0' || '9' < r) && !strings.ContainsRune("-._~+/=", r)
+// What Secrets Manager's refusals mean.
+var (
+	binary = runner.Cause{
+		Name: "secret-malformed", Code: runner.CredentialMissing,
+		Remedy: "store the credential as a string",
+	}
+	missing = runner.Cause{
+		Name: "secret-missing", Code: runner.CredentialMissing,
+		Remedy: "create the secret in the function's region, or put a value into it",
+	}
+	deleted = runner.Cause{
+		Name: "secret-missing", Code: runner.CredentialMissing,
+		Remedy: "the secret is marked for deletion: restore it, or name another",
+	}
+	denied = runner.Cause{
+		Name: "secret-denied", Code: runner.CredentialMissing,
+		Remedy: "allow the function's role secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key if that " +
+			"is yours. Is the ARN the full one? It ends in a hyphen and six characters that AWS adds",
+	}
+	unreadable = runner.Cause{
+		Name: "secret-unreadable", Code: runner.CredentialMissing,
+		Remedy: "check GITHUB_SECRET_ID and the function's role",
+	}
+	unavailable = runner.Cause{
+		Name: "secrets-manager-unavailable", Code: runner.Unavailable,
+		Remedy: "Secrets Manager fails or throttles, and that passes",
+	}
+)
+
+// causeOf follows https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html.
+func causeOf(status int, code string) runner.Cause {
+	_, throttled := retry.DefaultThrottleErrorCodes[code]
+	_, passing := retry.DefaultRetryableErrorCodes[code] // RequestTimeout, RequestTimeoutException
+	switch {
+	case throttled, passing, status == http.StatusTooManyRequests, status >= 500:
+		return unavailable
+	case code == "ResourceNotFoundException":
+		return missing
+	case code == "InvalidRequestException":
+		return deleted
+	case code == "AccessDeniedException", code == "DecryptionFailure":
+		return denied
+	}
+	return unreadable
+}
+
+// refusal's texts are AWS's, but for one: the error of an answer that cannot be decoded may quote the answer.
+func refusal(err error) *runner.Error {
+	if _, ok := errors.AsType[*smithy.DeserializationError](err); ok {
+		return unavailable.Refuse("the answer of Secrets Manager could not be decoded")
+	}
+	refused, ok := errors.AsType[smithy.APIError](err)
+	if !ok {
+		return network.Refuse("no answer from Secrets Manager", err)
+	}
+	status := 0
+	if answer, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
+		status = answer.HTTPStatusCode()
+	}
+	return causeOf(status, refused.ErrorCode()).Refuse("Secrets Manager answered %d %s: %s",
+		status, secret.Text(refused.ErrorCode()), secret.Text(refused.ErrorMessage()))
 }

@@ -2,6 +2,8 @@ package secretsmanager
 
 import (
 	"context"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -18,105 +20,114 @@ import (
 
 const pat = "ghp_thisMustNotBeSeen"
 
+var credentials = aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "test", SessionToken: "session"}
+
 // newSecret returns the secret "pat" of a Secrets Manager, read with the real SDK.
 func newSecret(t *testing.T) (*Secret, *standin.Server) {
 	t.Helper()
-	credentials := aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "test", SessionToken: "session"}
 	stand := standin.New("eu-central-1", credentials)
 	srv := httptest.NewServer(stand)
 	t.Cleanup(srv.Close)
-	return New(secretsmanager.New(secretsmanager.Options{
-		Region:       "eu-central-1",
-		BaseEndpoint: &srv.URL,
-		Credentials:  aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return credentials, nil }),
-		Retryer:      aws.NopRetryer{},
-	}), "pat"), stand
+	return newSecretAt(srv.URL), stand
 }
 
-func TestSecretIsATokenOrJSONWithOne(t *testing.T) {
+func newSecretAt(url string) *Secret {
+	return New(secretsmanager.New(secretsmanager.Options{
+		Region:       "eu-central-1",
+		BaseEndpoint: &url,
+		Credentials:  aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return credentials, nil }),
+		Retryer:      aws.NopRetryer{},
+	}), "pat")
+}
+
+func TestTheSecretsStringIsReadAsItIs(t *testing.T) {
+	t.Parallel()
 	s, stand := newSecret(t)
-	for _, text := range []string{
-		pat, " \t" + pat + "\r\n", `{"token":"` + pat + `"}`, "\n" + `{"other":1,"token":" ` + pat + `\n","Token":"no"}` + "\n",
-	} {
+	for _, text := range []string{pat, " " + pat + "\n", `{"token":"x"}`, "", "\ufeffx"} {
 		stand.Put("pat", secret.New(text))
-		if v, err := s.Fetch(t.Context()); err != nil || v.Reveal() != pat {
+		if v, err := s.Fetch(t.Context()); err != nil || v.Reveal() != text {
 			t.Errorf("%q: %q, %v", text, v.Reveal(), err)
 		}
 	}
-	jwt := "ghs_123_eyJhbGciOi.eyJpc3Mi-_.c2ln"
-	stand.Put("pat", secret.New(jwt))
-	if v, err := s.Fetch(t.Context()); err != nil || v.Reveal() != jwt {
-		t.Errorf("an installation token: %q, %v", v.Reveal(), err)
-	}
-}
-
-func TestUnusableSecretIsCredentialMissingAndNotQuoted(t *testing.T) {
-	s, stand := newSecret(t)
-	for text, says := range map[string]string{
-		" \n":                           "is empty",
-		"{}":                            `is JSON without a string "token"`,
-		`{"Token":"` + pat + `"}`:       `is JSON without a string "token"`,
-		`{"token":""}`:                  "is empty",
-		`{"token":null}`:                "is empty",
-		`{"token":{"x":"` + pat + `"}}`: `is JSON without a string "token"`,
-		`{"token":"` + pat:              "neither a token nor JSON",
-		`{"token":"` + pat + `\u0000"}`: "has characters",
-		`"` + pat + `"`:                 "has characters",
-		pat + "\n" + pat:                "has characters",
-		pat + "\r\nX-Evil: 1":           "has characters",
-		pat + "\x7f":                    "has characters",
-		pat + " # comment":              "has characters",
-		pat + "é":                       "has characters",
-		"-----BEGIN RSA PRIVATE KEY-----\n" + pat + "\n-----END RSA PRIVATE KEY-----\n": "is a private key",
-	} {
-		stand.Put("pat", secret.New(text))
-		refused(t, s, runner.CredentialMissing, says)
-	}
 	stand.PutBinary("pat", []byte(pat))
-	refused(t, s, runner.CredentialMissing, "is binary")
+	refused(t, s, runner.CredentialMissing, "secret-malformed", "is binary")
 }
 
-func refused(t *testing.T, s *Secret, code runner.Code, says string) {
+func refused(t *testing.T, s *Secret, code runner.Code, cause, says string) {
 	t.Helper()
 	v, err := s.Fetch(t.Context())
 	e := runner.AsError(err)
-	if err == nil || e.Code != code || !strings.Contains(e.Error(), says) || !v.IsZero() {
-		t.Errorf("Fetch = %v, want %s: %s", err, code, says)
+	if err == nil || e.Code != code || e.Cause != cause || !strings.Contains(e.Error(), says) || !v.IsZero() {
+		t.Errorf("Fetch = %v, cause %q, want %s, %q: %s", err, e.Cause, code, cause, says)
 	}
 	if strings.Contains(e.Error(), pat) || strings.Contains(e.Message, "AWS") || strings.Contains(e.Message, "arn:") {
 		t.Errorf("the error tells too much: %v; to the caller %q", err, e.Message)
 	}
 }
 
-func TestRefusalsOfSecretsManagerAreClassified(t *testing.T) {
+func TestAbsentSecretsAreMissing(t *testing.T) {
+	t.Parallel()
 	s, stand := newSecret(t)
-	refused(t, s, runner.CredentialMissing, "create the secret")
+	refused(t, s, runner.CredentialMissing, "secret-missing", "create the secret")
 	stand.PutNothing("pat")
-	refused(t, s, runner.CredentialMissing, "put a value into it")
+	refused(t, s, runner.CredentialMissing, "secret-missing", "put a value into it")
 	stand.Put("pat", secret.New(pat))
 	stand.ScheduleDeletion("pat")
-	refused(t, s, runner.CredentialMissing, "restore it")
-	for _, test := range []struct {
-		fault standin.Answer
-		code  runner.Code
-		says  string
+	refused(t, s, runner.CredentialMissing, "secret-missing", "restore it")
+}
+
+func TestRefusalsOfSecretsManagerAreClassified(t *testing.T) {
+	t.Parallel()
+	const missing, down = runner.CredentialMissing, runner.Unavailable
+	for name, test := range map[string]struct {
+		answer standin.Answer
+		code   runner.Code
+		cause  string
+		says   string
 	}{
-		{standin.AccessDenied, runner.CredentialMissing, "secretsmanager:GetSecretValue"},
-		{standin.KMSDenied, runner.CredentialMissing, "kms:Decrypt"},
-		{standin.DecryptionFailure, runner.CredentialMissing, "kms:Decrypt"},
-		{standin.Answer{Status: 400, Code: "UnrecognizedClientException"}, runner.CredentialMissing, "the function's role"},
-		{standin.Throttled, runner.Unavailable, "Rate exceeded"},
-		{standin.Answer{Status: 429, Code: "Other"}, runner.Unavailable, "429"},
-		{standin.InternalError, runner.Unavailable, "500"},
-		{standin.Down, runner.Unavailable, "503"},
-		{standin.Answer{Fault: network.Reset}, runner.Unavailable, ""},
+		"access denied":      {standin.AccessDenied, missing, "secret-denied", "secretsmanager:GetSecretValue"},
+		"not the full ARN":   {standin.AccessDenied, missing, "secret-denied", "Is the ARN the full one?"},
+		"KMS denied":         {standin.KMSDenied, missing, "secret-denied", "kms:Decrypt"},
+		"decryption failure": {standin.DecryptionFailure, missing, "secret-denied", "kms:Decrypt"},
+		"unknown client": {standin.Answer{Status: 400, Code: "UnrecognizedClientException"}, missing, "secret-unreadable",
+			"the function's role"},
+		"throttled":             {standin.Throttled, down, "secrets-manager-unavailable", "Rate exceeded"},
+		"429":                   {standin.Answer{Status: 429, Code: "Other"}, down, "secrets-manager-unavailable", "429"},
+		"internal error":        {standin.InternalError, down, "secrets-manager-unavailable", "500"},
+		"down":                  {standin.Down, down, "secrets-manager-unavailable", "503"},
+		"request timeout":       {standin.Answer{Status: 400, Code: "RequestTimeout"}, down, "secrets-manager-unavailable", "RequestTimeout"},
+		"request timeout, long": {standin.Answer{Status: 400, Code: "RequestTimeoutException"}, down, "secrets-manager-unavailable", ""},
+		"dropped":               {standin.Answer{Fault: network.Reset}, down, "network", "VPC"},
 	} {
-		stand.OnRead(func(string) *standin.Answer { return &test.fault })
-		refused(t, s, test.code, test.says)
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, stand := newSecret(t)
+			stand.OnRead(func(string) *standin.Answer { return &test.answer })
+			refused(t, s, test.code, test.cause, test.says)
+		})
+	}
+}
+
+// The SDK's error of such an answer may quote it.
+func TestAnAnswerThatCannotBeDecodedIsNotQuoted(t *testing.T) {
+	t.Parallel()
+	for name, body := range map[string]string{
+		"a number for a string": `{"SecretString":["` + pat + `"]}`,
+		"half a JSON":           `{"SecretString":"` + pat,
+		"not JSON":              pat,
+		"HTML":                  "<html>" + pat,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, body) }))
+			t.Cleanup(srv.Close)
+			refused(t, newSecretAt(srv.URL), runner.Unavailable, "secrets-manager-unavailable", "could not be decoded")
+		})
 	}
 }
 
 func TestSlowSecretsManagerIsWaitedForAndAHangingOneIsNot(t *testing.T) {
+	t.Parallel()
 	s, stand := newSecret(t)
 	stand.Put("pat", secret.New(pat))
 	stand.OnRead(func(string) *standin.Answer { return &standin.Answer{Delay: 50 * time.Millisecond} })
@@ -125,7 +136,7 @@ func TestSlowSecretsManagerIsWaitedForAndAHangingOneIsNot(t *testing.T) {
 	}
 	stand.OnRead(func(string) *standin.Answer { return &standin.Answer{Fault: network.Hang} })
 	start := time.Now()
-	refused(t, s, runner.Unavailable, "")
+	refused(t, s, runner.Unavailable, "timeout", "NAT gateway")
 	if took := time.Since(start); took < 4*time.Second || took > 10*time.Second {
 		t.Errorf("gave up after %v, want 5 s", took)
 	}

@@ -1,0 +1,91 @@
+// Every arrow points down: functions/token -> {handler, github, secretsmanager, credential} -> {runner, network} -> secret,
+// and the rooms of one floor do not know each other. Each room alone knows what it is for.
+package architecture
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "runner-token-broker/"
+
+// rooms are the packages that are linked into the function, with the rooms that each may enter.
+var rooms = map[string][]string{
+	"functions/token":         {"internal/credential", "internal/github", "internal/handler", "internal/runner", "internal/secretsmanager"},
+	"internal/handler":        {"internal/runner", "internal/secret"},
+	"internal/github":         {"internal/network", "internal/runner", "internal/secret"},
+	"internal/secretsmanager": {"internal/network", "internal/runner", "internal/secret"},
+	"internal/credential":     {"internal/runner", "internal/secret"},
+	"internal/network":        {"internal/runner", "internal/secret"},
+	"internal/runner":         {"internal/secret"},
+	"internal/secret":         nil,
+}
+
+// owners are the packages from outside that some rooms alone may see.
+var owners = map[string][]string{
+	"github.com/aws/aws-sdk-go-v2":  {"functions/token", "internal/secretsmanager"},
+	"github.com/aws/smithy-go":      {"internal/secretsmanager"},
+	"github.com/aws/aws-lambda-go":  {"functions/token", "internal/handler"},
+	"github.com/google/go-github":   {"internal/github"},
+	"github.com/getkin/kin-openapi": nil, // of the stand-ins
+	"os":                            {"functions/token"},
+	// The last three for its names of statuses, and network for an error of its.
+	"net/http": {"functions/token", "internal/github", "internal/handler", "internal/network", "internal/secretsmanager"},
+}
+
+// imports are what each package that is linked into the function imports, tests aside.
+func imports(t *testing.T) map[string][]string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`,
+		module+"functions/...", module+"internal/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		if room := strings.TrimPrefix(fields[0], module); !strings.HasPrefix(room, "internal/local") {
+			all[room] = fields[1:]
+		}
+	}
+	return all
+}
+
+func TestArrowsPointDown(t *testing.T) {
+	t.Parallel()
+	all := imports(t)
+	for room := range all {
+		if _, ok := rooms[room]; !ok {
+			t.Errorf("%s is a room that is not in the list above", room)
+		}
+	}
+	for room, want := range rooms {
+		var got []string
+		for _, imported := range all[room] {
+			if other, ours := strings.CutPrefix(imported, module); ours {
+				got = append(got, other)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s enters %q, want %q", room, got, want)
+		}
+	}
+}
+
+func TestWhatIsFromOutsideHasItsRooms(t *testing.T) {
+	t.Parallel()
+	all := imports(t)
+	for outside, want := range owners {
+		var got []string
+		for room, imported := range all {
+			if slices.ContainsFunc(imported, func(s string) bool { return s == outside || strings.HasPrefix(s, outside+"/") }) {
+				got = append(got, room)
+			}
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("%s is used by %q, want %q", outside, got, want)
+		}
+	}
+}

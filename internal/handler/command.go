@@ -1,0 +1,148 @@
+package handler
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"runner-token-broker/internal/runner"
+)
+
+// command is what an event asks for. Only issuing a token can be asked for yet.
+type command struct {
+	request runner.Request
+	plain   bool // the answer is to be the bare token
+}
+
+var (
+	malformed  = runner.Cause{Name: "malformed-request", Code: runner.InvalidRequest}
+	noIdentity = runner.Cause{
+		Name: "no-identity", Code: runner.CallerNotAuthenticated,
+		Remedy: "the route has lost its AWS_IAM authorizer, or the event is hand-made: redeploy the template",
+	}
+)
+
+// refuse returns the refusal of a request's form. The message is the caller's and the operator's.
+func refuse(format string, args ...any) *runner.Error {
+	e := malformed.Refuse(format, args...)
+	e.Message = e.Err.Error()
+	return e
+}
+
+// command reads the event as a command. Its errors are *runner.Error.
+func (h *Handler) command(e event) (command, error) {
+	switch {
+	case e.gateway != nil:
+		return h.httpCommand(e)
+	case e.fields == nil:
+		return command{}, refuse("the event is not a JSON object")
+	}
+	return directCommand(e.fields)
+}
+
+func directCommand(fields map[string]json.RawMessage) (command, error) {
+	target, kind, fresh := "", string(runner.RegistrationToken), false
+	known := map[string]any{"target": &target, "kind": &kind, "fresh": &fresh}
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		value, ok := known[name]
+		if !ok {
+			return command{}, refuse("unknown field %.200q: there are target, kind and fresh", name)
+		}
+		if json.Unmarshal(fields[name], value) != nil { // null leaves the default
+			return command{}, refuse("field %s has the wrong type", name)
+		}
+	}
+	t, err := runner.ParseTarget(target)
+	if err != nil {
+		return command{}, refuse("%w", err)
+	}
+	k, err := runner.ParseKind(kind)
+	if err != nil {
+		return command{}, refuse("%w", err)
+	}
+	return command{request: runner.Request{Target: t, Kind: k, Fresh: fresh}}, nil
+}
+
+// httpCommand refuses in the order of the contract: the caller's identity, then the request's form.
+func (h *Handler) httpCommand(e event) (command, error) {
+	g := e.gateway
+	switch method := g.method(); {
+	case g.caller() == "" && !h.SAMLocal:
+		return command{}, noIdentity.Refuse("the event has no IAM identity")
+	case e.invalid:
+		return command{}, refuse("the event is not one of API Gateway's")
+	case method != http.MethodPost:
+		return command{}, refuse("method %.20q is not POST", method)
+	}
+	request, err := parsePath(g.path(), g.RequestContext.Stage)
+	if err != nil {
+		return command{}, refuse("%w", err)
+	}
+	if err := checkRoute(g.route(), request); err != nil {
+		return command{}, refuse("%w", err)
+	}
+	request.Fresh = hasNoCache(g.header("Cache-Control"))
+	return command{request: request, plain: prefersPlainText(g.header("Accept"))}, nil
+}
+
+const longestPath = 200 // bytes; of GitHub's, no path has more
+
+// parsePath parses GitHub's own path, behind the stage's name where the stage has one.
+func parsePath(path, stage string) (runner.Request, error) {
+	switch stage {
+	case "orgs", "repos", "enterprises":
+		// /repos/orgs/acme/... would be a repository, or an organization behind the stage.
+		return runner.Request{}, fmt.Errorf("a stage named %s makes paths ambiguous", stage)
+	}
+	rest, ok := strings.CutPrefix(path, "/")
+	if !ok {
+		return runner.Request{}, fmt.Errorf("path %.200q does not begin with a slash", path)
+	}
+	if stage != "" && stage != "$default" { // $default is in no path
+		rest = strings.TrimPrefix(rest, stage+"/")
+	}
+	request, err := runner.ParsePath(rest)
+	if err == nil {
+		return request, nil
+	}
+	for i := max(0, len(rest)-longestPath); i < len(rest); i++ {
+		if rest[i] != '/' {
+			continue
+		}
+		if r, inner := runner.ParsePath(rest[i+1:]); inner == nil {
+			return runner.Request{}, fmt.Errorf("path %.200q has %.200q before /%s: map the custom domain at its root, not below it",
+				path, strings.TrimSuffix(path, "/"+r.Path()), r.Path())
+		}
+	}
+	return runner.Request{}, err
+}
+
+// checkRoute refuses a path that is not of the route that API Gateway matched: it authorizes the route, and may decode
+// the path. Of routes that are not GitHub's ($default, ANY) nothing can be said.
+func checkRoute(route string, r runner.Request) error {
+	_, path, _ := strings.Cut(route, "/")
+	matched, err := runner.ParsePath(strings.NewReplacer("{", "", "}", "").Replace(path))
+	if err == nil && (matched.Target.Scope() != r.Target.Scope() || matched.Kind != r.Kind) {
+		return fmt.Errorf("path /%s is not of the route %.200q", r.Path(), route)
+	}
+	return nil
+}
+
+// prefersPlainText reports whether the first media range is text/plain.
+func prefersPlainText(accept []string) bool {
+	first, _, _ := strings.Cut(strings.Join(accept, ","), ",")
+	mediaType, _, _ := strings.Cut(first, ";")
+	return strings.EqualFold(strings.TrimSpace(mediaType), "text/plain")
+}
+
+func hasNoCache(values []string) bool {
+	for directive := range strings.SplitSeq(strings.Join(values, ","), ",") {
+		if strings.EqualFold(strings.TrimSpace(directive), "no-cache") {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,94 @@
+package handler
+
+import (
+	"io"
+	"log/slog"
+	"time"
+
+	"runner-token-broker/internal/runner"
+	"runner-token-broker/internal/secret"
+)
+
+// record is what is logged of one invocation. Nothing in it is secret, and what comes from outside is fit for a log.
+type record struct {
+	requestID string // Lambda's
+	event     event
+	request   runner.Request // zero if the event does not ask for a token
+	token     runner.Token   // zero if there is none
+	refused   *runner.Error  // nil if there is one
+	took      time.Duration
+}
+
+// NewLog returns a logger for the records, named as aws-lambda-go names its own: Lambda's level filter reads these names
+// (https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-logformat.html).
+func NewLog(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			switch {
+			case len(groups) > 0:
+			case a.Key == slog.TimeKey:
+				a.Key = "timestamp"
+			case a.Key == slog.MessageKey:
+				a.Key = "message"
+			}
+			return a
+		},
+	}))
+}
+
+func (r record) level() slog.Level {
+	switch {
+	case r.refused != nil:
+		return answerTo(r.refused.Code).level
+	case r.token.Outage != nil:
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
+
+func (r record) message() string {
+	switch {
+	case r.refused != nil:
+		return "token refused"
+	case r.token.Outage != nil:
+		return "token issued from before an outage"
+	}
+	return "token issued"
+}
+
+// LogValue implements slog.LogValuer.
+func (r record) LogValue() slog.Value {
+	var attrs []slog.Attr
+	text := func(key, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(key, value))
+		}
+	}
+	text("requestId", r.requestID)
+	text("gateway_request_id", secret.Text(r.event.gateway.requestID()))
+	text("entry", r.event.entry())
+	text("caller", secret.Text(r.event.gateway.caller()))
+	text("source_ip", secret.Text(r.event.gateway.sourceIP()))
+	text("target", r.request.Target.Path())
+	text("kind", string(r.request.Kind))
+
+	trace, failure := r.token.GitHub, r.token.Outage
+	if e := r.refused; e != nil {
+		trace, failure = e.GitHub, e
+		text("outcome", string(e.Code))
+	} else {
+		text("outcome", "issued")
+		text("source", string(r.token.Source))
+		text("expires_at", r.token.ExpiresAt.UTC().Format(time.RFC3339))
+		text("token_sha256", r.token.Value.SHA256()[:12])
+	}
+	text("github_request_id", trace.RequestID)
+	text("ratelimit_remaining", trace.RateLimitRemaining)
+	attrs = append(attrs, slog.Float64("duration_ms", float64(r.took.Microseconds())/1000))
+	if failure != nil {
+		e := runner.AsError(failure)
+		text("cause", e.Cause)
+		text("error", e.Operator())
+	}
+	return slog.GroupValue(attrs...)
+}

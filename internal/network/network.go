@@ -1,0 +1,72 @@
+// Package network says why a server could not be reached. It does not know which server.
+package network
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+
+	"runner-token-broker/internal/runner"
+	"runner-token-broker/internal/secret"
+)
+
+var (
+	proxy = runner.Cause{
+		Name: "proxy", Code: runner.Unavailable,
+		Remedy: "see HTTPS_PROXY (parameter HttpsProxy): is the address right, and does the proxy let the function through?",
+	}
+	untrusted = runner.Cause{
+		Name: "tls", Code: runner.Unavailable,
+		Remedy: "a company's CA, of GitHub Enterprise Server or of a proxy that looks into TLS, goes into " +
+			"GITHUB_CA_CERTIFICATES (parameter GitHubCaCertificates); a wrong name means a wrong address",
+	}
+	dns = runner.Cause{
+		Name: "dns", Code: runner.Unavailable,
+		Remedy: "check the host in GITHUB_API_URL, and that the VPC resolves names",
+	}
+	timeout = runner.Cause{
+		Name: "timeout", Code: runner.Unavailable,
+		Remedy: "in a VPC the function needs a NAT gateway or a proxy to reach GitHub, and for Secrets Manager these or an endpoint; " +
+			"see the security groups and HTTPS_PROXY",
+	}
+	broken = runner.Cause{
+		Name: "network", Code: runner.Unavailable,
+		Remedy: "the connection failed, which may pass; if it lasts, see GITHUB_API_URL, HTTPS_PROXY and the VPC's routes",
+	}
+)
+
+// Refuse returns the Error for a request that got no answer, or a part of one. What it quotes of err has nothing of the
+// secrets.
+func Refuse(what string, err error, secrets ...secret.Value) *runner.Error {
+	return causeOf(err).Refuse("%s: %s", what, secret.Text(err.Error(), secrets...))
+}
+
+// ProxyError says that the proxy refused the connection: net/http's own error is the bare text of the status.
+type ProxyError struct{ Status string }
+
+func (e ProxyError) Error() string { return "the proxy answered " + e.Status }
+
+func causeOf(err error) runner.Cause {
+	op, isOp := errors.AsType[*net.OpError](err)
+	timed, _ := errors.AsType[net.Error](err)
+	switch {
+	case has[ProxyError](err), isOp && op.Op == "proxyconnect":
+		return proxy
+	case has[*tls.CertificateVerificationError](err), has[x509.UnknownAuthorityError](err), has[x509.HostnameError](err),
+		has[tls.RecordHeaderError](err), has[tls.AlertError](err), errors.Is(err, http.ErrSchemeMismatch):
+		return untrusted
+	case has[*net.DNSError](err):
+		return dns
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), timed != nil && timed.Timeout():
+		return timeout
+	}
+	return broken
+}
+
+func has[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}

@@ -1,0 +1,38 @@
+package runner
+
+import (
+	"context"
+	"time"
+
+	"runner-token-broker/internal/secret"
+)
+
+// tokenLife is what GitHub gives a token.
+const tokenLife = time.Hour
+
+// Source is where a token came from.
+type Source string
+
+const (
+	FromGitHub Source = "github"
+	FromCache  Source = "cache"
+	FromStale  Source = "stale" // the cache, below the minimum life, since there is no newer one to be had
+)
+
+// Token is what GitHub made.
+type Token struct {
+	Value     secret.Value
+	ExpiresAt time.Time
+	MadeAt    time.Time // when GitHub was asked for it: it was made then or later
+	RunnerURL string    // what config.sh --url wants
+	Account   string    // whose credential made it, see Credential
+	Source    Source
+	Outage    error // why a stale token was served
+	GitHub    Trace // zero unless Source is FromGitHub
+}
+
+// Upstream makes tokens. Each one adds a rule and asks the next: Cache, then Minter. Its errors are *Error. It ends with
+// the context and is safe for concurrent use.
+type Upstream interface {
+	Create(context.Context, Request) (Token, error)
+}
