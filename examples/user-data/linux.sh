@@ -3,10 +3,10 @@
 # Copy it into a launch template, set the three variables, attach the caller policy (output CallerPolicyArn) to the role.
 # linux.sh --token-only prints a registration token and does nothing else.
 #
-# What it did is in /var/log/cloud-init-output.log; what its exit status means, in docs/user-data.md. EC2 takes 16 KiB at most.
+# Its log is /var/log/cloud-init-output.log. docs/user-data.md explains its exit status. EC2 takes 16 KiB at most.
 set +x -euo pipefail # no trace, even under bash -x: it would print the token
 umask 077
-# A variable that came from the environment would go on to every child with its new value.
+# If one of these came from the environment, every child would get its new value.
 unset answer body creds token access_key secret_key session_token imds_token k key h escapes inner_pad outer_pad
 
 : "${API_URL:=}" # required: the stack's output ApiUrl
@@ -22,7 +22,7 @@ unset answer body creds token access_key secret_key session_token imds_token k k
 : "${RUNNER_DIR:=/opt/actions-runner}"
 : "${RUNNER_TOKEN_TIMEOUT:=300}" # seconds to go on asking for the token
 
-# Other places for what is fetched and written: mirrors, tests.
+# Other places to fetch from and to write to: mirrors, tests.
 : "${IMDS_URL:=http://169.254.169.254}"
 : "${RELEASES_URL:=https://api.github.com/repos/actions/runner/releases}"
 : "${DOWNLOAD_URL:=https://github.com/actions/runner/releases/download}"
@@ -60,7 +60,7 @@ check_settings() {
   if ((${#bad[@]})); then die 2 "${bad[@]}"; fi
 }
 
-# Secrets go to curl by stdin: arguments are for all to see, and before bash 5.1 a here-document is a file.
+# Secrets go to curl by stdin: all users see arguments, and before bash 5.1 a here-document is a file.
 imds() { # imds PATH [OPTION ...]
   local path=$1; shift
   printf 'header = "X-aws-ec2-metadata-token: %s"\n' "$imds_token" |
@@ -80,7 +80,7 @@ read_credentials() {
 }
 
 # --- signer: POSIX sh and openssl, for curl without a good --aws-sigv4. HMAC is done
-# here, since openssl takes keys as arguments only.
+# here: openssl takes keys as arguments only.
 sha256() { openssl dgst -sha256 -r | cut -c1-64; }
 octal() { # octal HEX MASK: HEX with each byte xor-ed, as printf's escapes, in $escapes
   h=$1 escapes=
@@ -172,12 +172,12 @@ remedy() { # remedy CAUSE: a code of the service, a status of API Gateway, or a 
   esac
 }
 
-uptime() { # in seconds; the clock, and $SECONDS with it, may be set meanwhile
+uptime() { # in seconds; somebody may set the clock, and so $SECONDS
   local up; read -r up _ </proc/uptime
   echo "${up%.*}"
 }
 
-# fetch KIND sets $token and $runner_url. Each try is signed anew, with the credentials of the moment.
+# fetch KIND sets $token and $runner_url. Each try has a new signature, by the current credentials.
 fetch() {
   local end wait=2 left signed curl status code cause why after theirs off nap
   end=$(($(uptime) + RUNNER_TOKEN_TIMEOUT))
@@ -197,13 +197,13 @@ fetch() {
       ((curl == 0)) || status='' code='' cause=network why="curl's error $curl"
       case $curl/$status/$code in
         0/429/* | 0/50[34]/* | 0/50[02]/) after=$(header retry-after "$answer") ;;
-        # The network: names, connecting, timeouts, answers cut off. Not certificates, which stay as they are.
+        # The network: names, connecting, timeouts, answers cut off. Not certificates: waiting does not help.
         [5-7]/* | 1[68]/* | 28/* | 35/* | 5[256]/* | 9[256]/*) ;;
         *)
           theirs=$(header date "$answer")
           off=$((signed - $(date -d "${theirs:-now}" +%s)))
           if [[ $cause != 403 ]] || ((${off#-} < 120)); then die 5 "refused: $why. Remedy: $(remedy "$cause")"; fi
-          cause=clock why="the clock is off by $off s" # and a signature good for five minutes
+          cause=clock why="the clock is off by $off s" # a signature is good for five minutes
           ;;
       esac
     fi
@@ -221,7 +221,7 @@ fetch() {
   done
 }
 
-as_runner() { # the environment goes on, without an argument
+as_runner() { # by the environment: all users see arguments
   if [[ $RUNNER_USER == "$(id -un)" ]]; then "$@"; else HOME=$RUNNER_DIR runuser -u "$RUNNER_USER" -- "$@"; fi
 }
 
@@ -249,7 +249,7 @@ install_runner() {
   rm -r "$work"
   [[ $EUID != 0 ]] || chown -R "$RUNNER_USER:" "$RUNNER_DIR"
   cd "$RUNNER_DIR"
-  if ! ldconfig -p 2>/dev/null | grep libicu >/dev/null; then # .NET needs it, and Amazon Linux 2023 comes without
+  if ! ldconfig -p 2>/dev/null | grep libicu >/dev/null; then # .NET needs it, and Amazon Linux 2023 lacks it
     if command -v dnf >/dev/null; then dnf -qy install libicu >&2; else ./bin/installdependencies.sh >&2; fi ||
       die 7 'libicu, which the runner needs, cannot be installed'
   fi
@@ -268,8 +268,8 @@ register() {
 
 # From here on jobs can write to RUNNER_DIR: root runs nothing there.
 remove() {
-  RUNNER_TOKEN_TIMEOUT=20 # it holds up the shutdown
-  as_runner rm -f .service # config.sh removes no runner that is a service
+  RUNNER_TOKEN_TIMEOUT=20 # the shutdown waits
+  as_runner rm -f .service # config.sh refuses to remove a service
   fetch remove-token
   ACTIONS_RUNNER_INPUT_TOKEN=$token as_runner ./config.sh remove >&2 || die 8 'config.sh remove failed'
 }
@@ -283,7 +283,7 @@ install_unit() {
 Description=Register the GitHub runner, and remove it when the instance stops
 Wants=network-online.target
 After=network-online.target
-# Started before it, and therefore stopped after it.
+# Started before it, and so stopped after it.
 Before=$(<.service)
 
 [Service]

@@ -1,7 +1,7 @@
 # EC2 user data: turns the instance into a GitHub Actions runner. For Windows Server 2019 to 2025, PowerShell 5.1 or 7.
-# Set the first three, put the tag powershell (in angle brackets) on a line before it all and its closing tag after it
-# (not in here: EC2Launch would take it), copy that into a launch template, and attach the caller policy (output
-# CallerPolicyArn) to the role. User data ends at 16,384 bytes.
+# Set the first three. Put the tag powershell (in angle brackets) on a line before the script and its closing tag after
+# it (not in here: EC2Launch would take it). Copy that into a launch template. Attach the caller policy (output
+# CallerPolicyArn) to the role. EC2 takes 16,384 bytes.
 #
 #   windows.ps1                        install, register and start the runner, as an administrator
 #   $token = .\windows.ps1 -TokenOnly  get a registration token, or $null, and do nothing else
@@ -20,7 +20,7 @@ param(
 	[string]$RunnerVersion,            # 2.330.0; the newest if empty. GitHub gives no jobs to old ones
 	[string]$RunnerSha256,             # of the package: with RunnerVersion set too, GitHub's API is not asked
 	[string]$RunnerDir = 'C:\actions-runner',
-	[int]$RunnerTokenTimeout = 300, # seconds to go on asking for the token; at most as many for each wait before it
+	[int]$RunnerTokenTimeout = 300, # seconds to go on asking for the token, and the most for each wait before
 	[string]$ImdsUrl = 'http://169.254.169.254',
 	[switch]$TokenOnly, [switch]$Remove, [switch]$FunctionsOnly
 )
@@ -76,7 +76,7 @@ function Get-Authorization($Authority, $Path, $Region, $Date, $Id, $Secret, $Tok
 	"AWS4-HMAC-SHA256 Credential=$Id/$scope, SignedHeaders=$names, Signature=$(ConvertTo-Hex $key)"
 }
 
-# Not ConvertFrom-Json: its errors quote what it was given, and so may the event log.
+# Not ConvertFrom-Json: its errors quote its input, and so may the event log.
 function Get-Field($Json, $Name) {
 	[regex]::Match($Json, '"' + $Name + '"\s*:\s*"((?:[^"\\]|\\.)*)"').Groups[1].Value
 }
@@ -222,8 +222,8 @@ function Install-Runner {
 	} finally { Remove-Item $zip -ErrorAction SilentlyContinue }
 }
 
-# The token is in the environment of config.cmd alone, not even in this process's. The service that config.cmd starts
-# has its environment from the service manager, and so has a job.
+# The token is in the environment of config.cmd alone, not of this process. The service that config.cmd starts gets its
+# environment from the service manager, and so does a job.
 function Invoke-Config($Token, $Arguments) {
 	$start = [Diagnostics.ProcessStartInfo]::new($env:ComSpec, "/d /c $RunnerDir\config.cmd $Arguments 2>&1")
 	$start.UseShellExecute = $false
@@ -235,20 +235,20 @@ function Invoke-Config($Token, $Arguments) {
 	if ($process.ExitCode) { throw "8 config.cmd failed with $($process.ExitCode): see above, and $RunnerDir\_diag" }
 }
 
-# The service runs as NT AUTHORITY\NETWORK SERVICE, config.cmd's default: no administrator, and no password to keep.
+# The service runs as NT AUTHORITY\NETWORK SERVICE, config.cmd's default: no administrator, no password.
 function Register-Runner {
 	$name = Get-Imds 'instance-id'
 	if ($name -notmatch '^[\w-]+\z') { throw "3 no instance id from $ImdsUrl" }
-	$answer = Get-RunnerToken 'registration-token' # last, since it may be an hour old at most
+	$answer = Get-RunnerToken 'registration-token' # last: it is good for an hour at most
 	$arguments = "--unattended --replace --runasservice --url $($answer.Url) --name $name"
 	if ($RunnerEphemeral -eq 'true') { $arguments += ' --ephemeral' }
 	if ($RunnerLabels) { $arguments += " --labels `"$RunnerLabels`"" }
 	if ($RunnerGroup) { $arguments += " --runnergroup `"$RunnerGroup`"" }
-	Invoke-Config $answer.Token $arguments # starts the service, too, and fails if it does not run
+	Invoke-Config $answer.Token $arguments # also starts the service, and fails if it does not run
 }
 
-# A shutdown script of the local group policy: Windows waits for it, ten minutes by default, with the network still up;
-# a task on the shutdown event would race with the shutdown.
+# A shutdown script of the local group policy: Windows waits for it, ten minutes by default, with the network still up.
+# A task on the shutdown event would race with the shutdown.
 function Register-ShutdownScript {
 	$dir = "$env:ProgramFiles\runner-token-broker" # SYSTEM runs what is in it, so not where everybody may write
 	$system = "$env:SystemRoot\System32"
@@ -265,7 +265,7 @@ function Register-ShutdownScript {
 	Set-Content $ini '[Shutdown]', "0CmdLine=$system\WindowsPowerShell\v1.0\powershell.exe", "0Parameters=$call"
 	Set-Content "$policy\gpt.ini" '[General]', 'Version=1',
 		'gPCMachineExtensionNames=[{42B5FAAE-6536-11D2-AE5A-0000F87571E3}{40B6664F-4972-11D1-A7CA-0000F87571E3}]'
-	Write-Log "$('n' | gpupdate.exe /target:computer /force)" # n: no restart, should another policy want one
+	Write-Log "$('n' | gpupdate.exe /target:computer /force)" # n: no restart if another policy wants one
 }
 
 if ($FunctionsOnly) { return } # for the tests; EC2Launch dot-sources too

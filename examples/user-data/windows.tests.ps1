@@ -1,5 +1,5 @@
-# Tests all of windows.ps1 that is not for Windows alone: pwsh windows.tests.ps1, with PowerShell 7 and nothing else,
-# anywhere. testdata/sigv4.json is what botocore makes.
+# Tests the parts of windows.ps1 that do not need Windows: pwsh windows.tests.ps1. It needs PowerShell 7 and nothing
+# else. botocore made testdata/sigv4.json.
 $good = @{ ApiUrl = 'https://a1.execute-api.eu-central-1.amazonaws.com'; Target = 'orgs/acme'; Region = 'eu-central-1' }
 . "$PSScriptRoot/windows.ps1" -FunctionsOnly @good
 $TokenOnly = $true # no log file
