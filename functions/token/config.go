@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"runner-token-broker/internal/github"
+	"runner-token-broker/internal/network"
 	"runner-token-broker/internal/runner"
 	"runner-token-broker/internal/secretsmanager"
 )
@@ -17,6 +20,7 @@ type config struct {
 	secretTTL    time.Duration
 	policy       runner.Policy
 	api          github.API
+	roots        *x509.CertPool // of GitHub's server; nil: the system's
 	tokenMinLife time.Duration
 	samLocal     bool
 }
@@ -24,26 +28,32 @@ type config struct {
 // loadConfig reads the settings. Its error names every problem.
 func loadConfig(getenv func(string) string) (config, error) {
 	var problems []error
-	setting := func(name, otherwise string, parse func(string) error) {
-		value := strings.TrimSpace(getenv(name))
-		if value == "" {
-			value = otherwise
-		}
-		err := errors.New("is required")
-		if value != "" {
-			err = parse(value)
-		}
+	problem := func(name string, err error) {
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s: %w", name, err))
 		}
 	}
+	// Where a setting is absent, and has no default, parse is not called.
+	setting := func(name, otherwise string, parse func(string) error) (given bool) {
+		value := cmp.Or(strings.TrimSpace(getenv(name)), otherwise)
+		if value == "" {
+			return false
+		}
+		problem(name, parse(value))
+		return true
+	}
+	required := func(name string, parse func(string) error) {
+		if !setting(name, "", parse) {
+			problem(name, errors.New("is required"))
+		}
+	}
 
 	var c config
-	setting("GITHUB_SECRET_ID", "", func(s string) (err error) {
+	required("GITHUB_SECRET_ID", func(s string) (err error) {
 		c.secretID, err = secretsmanager.ParseID(s, getenv("AWS_REGION"))
 		return err
 	})
-	setting("ALLOWED_TARGETS", "", func(s string) (err error) {
+	required("ALLOWED_TARGETS", func(s string) (err error) {
 		c.policy, err = runner.ParsePolicy(s)
 		return err
 	})
@@ -55,6 +65,10 @@ func loadConfig(getenv func(string) string) (config, error) {
 		c.api, err = c.api.InVersion(s)
 		return err
 	})
+	setting("GITHUB_CA_CERTIFICATES", "", func(s string) (err error) {
+		c.roots, err = network.ParseCertificates(s)
+		return err
+	})
 	setting("SECRET_TTL", "5m", func(s string) (err error) {
 		c.secretTTL, err = parseDuration(s, 1)
 		return err
@@ -64,6 +78,18 @@ func loadConfig(getenv func(string) string) (config, error) {
 		return err
 	})
 	c.samLocal = getenv("AWS_SAM_LOCAL") == "true"
+
+	// The libraries read these themselves, as they are, and do not complain.
+	read := func(check func(string) error, names ...string) {
+		for _, name := range names {
+			if value := getenv(name); value != "" {
+				problem(name, check(value))
+			}
+		}
+	}
+	read(network.CheckEndpoint, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER")
+	read(network.CheckProxy, "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+	read(network.CheckNoProxy, "NO_PROXY", "no_proxy")
 	return c, errors.Join(problems...)
 }
 

@@ -58,6 +58,18 @@ func TestSettingsAreRefusedOrTaken(t *testing.T) {
 		{"GITHUB_API_VERSION", "2026-03-10", true},
 		{"GITHUB_API_URL", "https://github.acme.com/api/v3/", true},
 		{"GITHUB_API_URL", "https://x:thisMustNotBeSeen@github.acme.com/api/v3", false},
+		{"GITHUB_CA_CERTIFICATES", "", true},
+		{"GITHUB_CA_CERTIFICATES", "thisMustNotBeSeen!", false},
+		{"AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.0.1:5000", true},
+		{"AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://moto:5000", false},
+		{"AWS_ENDPOINT_URL", "http://moto:5000", false},
+		{"HTTPS_PROXY", "http://proxy.example:8080", true},
+		{"HTTPS_PROXY", "http://x:thisMustNotBeSeen@proxy.example:8080 ", false}, // as it is: net/http does not trim
+		{"https_proxy", "http:// proxy", false},
+		{"HTTP_PROXY", "ftp://proxy", false},
+		{"http_proxy", " ", false},
+		{"NO_PROXY", "10.0.0.0/8,.example.com", true},
+		{"no_proxy", "10.0.0.0/99", false},
 	} {
 		t.Run(test.name+"="+test.value, func(t *testing.T) {
 			settings := map[string]string{"GITHUB_SECRET_ID": "github-pat", "ALLOWED_TARGETS": "orgs/acme", "AWS_REGION": "eu-central-1"}

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"net/http"
 	"os"
 
 	"github.com/aws/aws-lambda-go/lambda"
@@ -16,6 +15,7 @@ import (
 	"runner-token-broker/internal/credential"
 	"runner-token-broker/internal/github"
 	"runner-token-broker/internal/handler"
+	"runner-token-broker/internal/network"
 	"runner-token-broker/internal/runner"
 	"runner-token-broker/internal/secretsmanager"
 )
@@ -42,14 +42,12 @@ func newHandler(ctx context.Context, getenv func(string) string, logger *slog.Lo
 	if err != nil {
 		return nil, err
 	}
-	// No idle connections, as in github.NewTransport: one that died while the environment was frozen would use up all the
-	// time that there is to read the secret.
-	client := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.DisableKeepAlives = true })
+	client := awshttp.NewBuildableClient().WithTransportOptions(network.Restrict)
 	aws, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(client))
 	if err != nil {
 		return nil, err
 	}
-	gh, err := github.New(cfg.api, github.NewTransport(nil))
+	gh, err := github.New(cfg.api, github.NewTransport(cfg.roots))
 	if err != nil {
 		return nil, err
 	}

@@ -122,6 +122,8 @@ type credential struct {
 
 func (c credential) Account() string { return c.value.SHA256() }
 
+func (credential) Name() string { return "pat" }
+
 func (c credential) Bearer(context.Context) (secret.Value, error) { return c.value, nil }
 
 func (c credential) Reject(bearer secret.Value) {

@@ -3,13 +3,11 @@
 package github
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"time"
 
 	gogithub "github.com/google/go-github/v89/github"
@@ -51,25 +49,12 @@ func New(api API, transport http.RoundTripper) (*Client, error) {
 	return &Client{client: client, api: api}, nil
 }
 
-// NewTransport returns the transport for GitHub: http.DefaultTransport's settings (proxies by HTTPS_PROXY), but
-//   - a new connection for each call. Calls are half an hour apart, and a connection that died while the environment was
-//     frozen would cost a timeout. net/http also repeats no request on a new connection;
-//   - HTTP/1.1. Over HTTP/2 net/http repeats a request that the peer refuses without end (golang/go#52459), each time
-//     with the credential.
-//
-// The server's certificate may be signed by roots; nil means the system's.
+// NewTransport returns the transport for GitHub: http.DefaultTransport's settings (proxies by HTTPS_PROXY), but for what
+// network.Restrict does. The server's certificate may be signed by roots; nil means the system's.
 func NewTransport(roots *x509.CertPool) *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.DisableKeepAlives = true
-	t.Protocols = new(http.Protocols)
-	t.Protocols.SetHTTP1(true)
 	t.TLSClientConfig = &tls.Config{RootCAs: roots}
-	t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
-		if resp.StatusCode != http.StatusOK {
-			return network.ProxyError{Status: resp.Status}
-		}
-		return nil
-	}
+	network.Restrict(t)
 	return t
 }
 

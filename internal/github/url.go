@@ -3,10 +3,11 @@ package github
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"strings"
 	"time"
+
+	"runner-token-broker/internal/network"
 )
 
 // API is one GitHub's REST API in one version. ParseAPI makes one.
@@ -30,7 +31,7 @@ func ParseAPI(s string) (API, error) {
 		return API{}, errors.New("has a user, a query or a fragment: leave the URL alone")
 	case host == "" || strings.HasSuffix(host, ".") || strings.HasSuffix(u.Host, ":"):
 		return API{}, errors.New("has no host, or one with a dot or a colon too many: write https://HOST")
-	case u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(host)):
+	case u.Scheme != "https" && !(u.Scheme == "http" && network.IsLoopback(host)):
 		return API{}, errors.New("is not https (http is for loopback hosts)")
 	case host == "www.github.com" || host == "api.ghe.com":
 		return API{}, errors.New("is not a REST API: write https://api.github.com or https://api.SUBDOMAIN.ghe.com")
@@ -38,7 +39,7 @@ func ParseAPI(s string) (API, error) {
 		return API{}, fmt.Errorf("is GitHub's web address: write https://api.%s", host)
 	case isHosted(host) && u.Path != "" || u.EscapedPath() != "" && u.EscapedPath() != "/api/v3":
 		return API{}, errors.New("has a path: only GitHub Enterprise Server has one, /api/v3")
-	case !isHosted(host) && !isLoopback(host) && u.Path == "":
+	case !isHosted(host) && !network.IsLoopback(host) && u.Path == "":
 		return API{}, fmt.Errorf("is GitHub Enterprise Server's web address: write https://%s/api/v3", u.Host)
 	}
 	return API{u, oldest}, nil
@@ -69,9 +70,4 @@ func (a API) webURL() string {
 // isHosted reports whether GitHub runs the host. The dot counts: fooghe.com is not GitHub's.
 func isHosted(host string) bool {
 	return host == "api.github.com" || strings.HasPrefix(host, "api.") && strings.HasSuffix(host, ".ghe.com")
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

@@ -95,11 +95,12 @@ func read(t *testing.T, name string) string {
 
 func good() *issuer {
 	return &issuer{token: runner.Token{
-		Value:     secret.New(token),
-		ExpiresAt: time.Now().Add(time.Hour).UTC().Truncate(time.Second),
-		RunnerURL: "https://github.com/acme",
-		Source:    runner.FromGitHub,
-		GitHub:    runner.Trace{RequestID: "AB:CD", RateLimitRemaining: "4999"},
+		Value:      secret.New(token),
+		ExpiresAt:  time.Now().Add(time.Hour).UTC().Truncate(time.Second),
+		RunnerURL:  "https://github.com/acme",
+		Source:     runner.FromGitHub,
+		Credential: "pat",
+		GitHub:     runner.Trace{RequestID: "AB:CD", RateLimitRemaining: "4999"},
 	}}
 }
 
@@ -236,7 +237,7 @@ func TestLogLineSaysWhoGotWhat(t *testing.T) {
 		"caller":    "arn:aws:sts::123456789012:assumed-role/github-runner/i-0123456789abcdef0",
 		"source_ip": "203.0.113.24", "target": "repos/acme/widgets", "kind": "remove-token", "outcome": "issued",
 		"source": "github", "expires_at": i.token.ExpiresAt.Format(time.RFC3339), "token_sha256": secret.New(token).SHA256()[:12],
-		"github_request_id": "AB:CD", "ratelimit_remaining": "4999",
+		"credential": "pat", "github_request_id": "AB:CD", "ratelimit_remaining": "4999",
 	}
 	if !reflect.DeepEqual(a.line, want) {
 		t.Errorf("logged %v\nwant   %v", a.line, want)

@@ -72,9 +72,9 @@ func (r record) LogValue() slog.Value {
 	text("target", r.request.Target.Path())
 	text("kind", string(r.request.Kind))
 
-	trace, failure := r.token.GitHub, r.token.Outage
+	trace, credential, failure := r.token.GitHub, r.token.Credential, r.token.Outage
 	if e := r.refused; e != nil {
-		trace, failure = e.GitHub, e
+		trace, credential, failure = e.GitHub, e.Credential, e
 		text("outcome", string(e.Code))
 	} else {
 		text("outcome", "issued")
@@ -82,6 +82,7 @@ func (r record) LogValue() slog.Value {
 		text("expires_at", r.token.ExpiresAt.UTC().Format(time.RFC3339))
 		text("token_sha256", r.token.Value.SHA256()[:12])
 	}
+	text("credential", credential)
 	text("github_request_id", trace.RequestID)
 	text("ratelimit_remaining", trace.RateLimitRemaining)
 	attrs = append(attrs, slog.Float64("duration_ms", float64(r.took.Microseconds())/1000))

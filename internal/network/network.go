@@ -1,4 +1,5 @@
-// Package network says why a server could not be reached. It does not know which server.
+// Package network has what all connections share: why a server could not be reached, and the settings of proxies and
+// certificates. It does not know which server.
 package network
 
 import (
@@ -44,16 +45,15 @@ func Refuse(what string, err error, secrets ...secret.Value) *runner.Error {
 	return causeOf(err).Refuse("%s: %s", what, secret.Text(err.Error(), secrets...))
 }
 
-// ProxyError says that the proxy refused the connection: net/http's own error is the bare text of the status.
-type ProxyError struct{ Status string }
+type proxyError struct{ status string }
 
-func (e ProxyError) Error() string { return "the proxy answered " + e.Status }
+func (e proxyError) Error() string { return "the proxy answered " + e.status }
 
 func causeOf(err error) runner.Cause {
 	op, isOp := errors.AsType[*net.OpError](err)
 	timed, _ := errors.AsType[net.Error](err)
 	switch {
-	case has[ProxyError](err), isOp && op.Op == "proxyconnect":
+	case has[proxyError](err), isOp && op.Op == "proxyconnect":
 		return proxy
 	case has[*tls.CertificateVerificationError](err), has[x509.UnknownAuthorityError](err), has[x509.HostnameError](err),
 		has[tls.RecordHeaderError](err), has[tls.AlertError](err), errors.Is(err, http.ErrSchemeMismatch):

@@ -67,6 +67,7 @@ type Error struct {
 	Message    string        // for the caller: nothing of GitHub's or AWS's text, nothing secret
 	RetryAfter time.Duration // how long to wait before the next try; 0 if unknown
 	Err        error         // for the operator: what happened and what to do; may be nil
+	Credential string        // the name of the Credential behind it; "" if there was none
 	GitHub     Trace         // of the answer behind it; zero if there was none
 }
 

@@ -30,6 +30,8 @@ type Credentials interface {
 type Credential interface {
 	// Account names whom GitHub counts and limits. It is no secret, and stays the same when the bearer changes.
 	Account() string
+	// Name says for the log which credential it is: its kind, and its number where there are several.
+	Name() string
 	// Bearer returns the bearer token that is good now. Its errors are *Error.
 	Bearer(context.Context) (secret.Value, error)
 	// Reject says that GitHub answered 401 to the bearer.
@@ -129,10 +131,11 @@ func (m *Minter) call(ctx context.Context, c Credential, r Request) (Token, erro
 	t, err := m.github.Create(ctx, bearer, r)
 	if err == nil {
 		m.change(c, func(s *standing) { s.guesses = 0 })
-		t.Source, t.Account = FromGitHub, c.Account()
+		t.Source, t.Account, t.Credential = FromGitHub, c.Account(), c.Name()
 		return t, nil
 	}
 	e := *AsError(err)
+	e.Credential = c.Name()
 	switch e.Code {
 	case RateLimited:
 		m.change(c, func(s *standing) { s.limited(&e) })

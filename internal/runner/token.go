@@ -21,14 +21,15 @@ const (
 
 // Token is what GitHub made.
 type Token struct {
-	Value     secret.Value
-	ExpiresAt time.Time
-	MadeAt    time.Time // when GitHub was asked for it: it was made then or later
-	RunnerURL string    // what config.sh --url wants
-	Account   string    // whose credential made it, see Credential
-	Source    Source
-	Outage    error // why a stale token was served
-	GitHub    Trace // zero unless Source is FromGitHub
+	Value      secret.Value
+	ExpiresAt  time.Time
+	MadeAt     time.Time // when GitHub was asked for it: it was made then or later
+	RunnerURL  string    // what config.sh --url wants
+	Account    string    // of the Credential that made it
+	Credential string    // and its name
+	Source     Source
+	Outage     error // why a stale token was served
+	GitHub     Trace // zero unless Source is FromGitHub
 }
 
 // Upstream makes tokens. Each one adds a rule and asks the next: Cache, then Minter. Its errors are *Error. It ends with
