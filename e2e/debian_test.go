@@ -29,17 +29,19 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"runner-token-broker/e2e/rig"
 )
 
 const (
-	apiHost    = "abc123.execute-api." + region + ".amazonaws.com"
+	apiHost    = "abc123.execute-api." + rig.Region + ".amazonaws.com"
 	runnerUnit = "actions.runner.acme.service"
 	// What linux.sh meets in Debian's image for EC2; and libicu, so that GitHub's installdependencies.sh is not called.
 	debianPackages = "ca-certificates,cloud-init,curl,dbus,ifupdown,iproute2,libicu72,openssl,systemd,systemd-sysv"
 )
 
-// debianRunner is the runner of linux_test.go as another user's, refusing root as GitHub's does, and with a service that is a
-// unit of systemd like GitHub's.
+// debianRunner is the runner of linux_test.go for a user of its own. It refuses root as GitHub's does, and its service
+// is a unit of systemd like GitHub's.
 func debianRunner() map[string]string {
 	files := maps.Clone(runner)
 	files["config.sh"] = `RECORD=/record
@@ -50,8 +52,9 @@ printf %s "$ACTIONS_RUNNER_INPUT_TOKEN" | grep -slF -f - /proc/[0-9]*/cmdline >>
 	files["bin/svc.sh"] = `set -e
 case $1 in
   install)
-    printf '%s\n' '[Unit]' After=network-online.target '[Service]' "ExecStart=$PWD/run.sh" "WorkingDirectory=$PWD" "User=$2" KillMode=process \
-      TimeoutStopSec=5min '[Install]' WantedBy=multi-user.target >/etc/systemd/system/` + runnerUnit + `
+    printf '%s\n' '[Unit]' After=network-online.target '[Service]' "ExecStart=$PWD/run.sh" "WorkingDirectory=$PWD" \
+      "User=$2" KillMode=process TimeoutStopSec=5min '[Install]' WantedBy=multi-user.target \
+      >/etc/systemd/system/` + runnerUnit + `
     systemctl daemon-reload
     systemctl enable ` + runnerUnit + `
     echo ` + runnerUnit + ` >.service
@@ -77,14 +80,14 @@ ip link set internet up
 for hierarchy in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
   [ ! -d $hierarchy ] || { mkdir $hierarchy/$0 && echo $$ >$hierarchy/$0/cgroup.procs; }
 done
-exec systemd-nspawn --quiet --register=no --keep-unit --boot --machine=debian --directory="$1" --network-interface=eth0 \
-  --resolv-conf=off --timezone=off --console=pipe --notify-ready=yes`
+exec systemd-nspawn --quiet --register=no --keep-unit --boot --machine=debian --directory="$1" \
+  --network-interface=eth0 --resolv-conf=off --timezone=off --console=pipe --notify-ready=yes`
 
-// debian is a container that boots Debian 12: its systemd, then its cloud-init with the data source for EC2. Its network
-// card leads to a host that is IMDS, GitHub and API Gateway, so that the user data is linux.sh as a reader has it.
+// debian is a container that boots Debian 12: its systemd, then its cloud-init with the data source for EC2. Its
+// network card leads to a host that is IMDS, GitHub and API Gateway. So the user data is linux.sh as a reader has it.
 //
-// Not proven here: EC2's kernel, disk, network and DHCP, Debian's image for it, GitHub's real runner. cloud-init, which does
-// not see EC2's BIOS, asks IMDS without a session token; linux.sh asks with one.
+// Not proven here: EC2's kernel, disk, network and DHCP, Debian's image for EC2, GitHub's real runner. cloud-init does
+// not see EC2's BIOS and asks IMDS without a session token; linux.sh asks with one.
 type debian struct {
 	*boot
 	root        string
@@ -96,13 +99,13 @@ type debian struct {
 	off     chan struct{} // closed when the machine is
 }
 
-func newDebian(t *testing.T, ephemeral string) *debian {
+func newDebian(t *testing.T, ephemeral bool) *debian {
 	t.Helper()
 	tree := debianTree(t)
 	for _, name := range []string{"systemd-nspawn", "ip", "nsenter", "journalctl"} {
-		tool(t, name)
+		rig.Tool(t, name)
 	}
-	d := &debian{boot: newBoot(t, credentials), root: t.TempDir()}
+	d := &debian{boot: newBoot(t, rig.RoleCredentials()), root: t.TempDir()}
 	if out, err := exec.CommandContext(t.Context(), "tar", "-xf", tree, "-C", d.root).CombinedOutput(); err != nil {
 		t.Fatalf("tar: %v\n%s", err, out)
 	}
@@ -110,8 +113,11 @@ func newDebian(t *testing.T, ephemeral string) *debian {
 	if err := errors.Join(os.Mkdir(d.dir, 0), os.Chmod(d.dir, 0o1777)); err != nil {
 		t.Fatal(err)
 	}
-	script := readFile(t, linuxSH)
-	for name, value := range map[string]string{"API_URL": "https://" + apiHost, "TARGET": "orgs/acme", "REGION": region, "RUNNER_EPHEMERAL": ephemeral} {
+	script := rig.ReadFile(t, linuxSH)
+	for name, value := range map[string]string{
+		"API_URL": "https://" + apiHost, "TARGET": "orgs/acme", "REGION": rig.Region,
+		"RUNNER_EPHEMERAL": strconv.FormatBool(ephemeral),
+	} {
 		setting := regexp.MustCompile(`(\$\{` + name + `:=)[^}]*}`)
 		if len(setting.FindAllString(script, -1)) != 1 {
 			t.Fatalf("%s is not set once", name)
@@ -123,10 +129,13 @@ func newDebian(t *testing.T, ephemeral string) *debian {
 	for name, text := range map[string]string{
 		"etc/ssl/certs/ca-certificates.crt": ca,
 		"etc/hostname":                      "debian\n",
-		"etc/hosts":                         "127.0.0.1 localhost debian\n192.0.2.1 " + apiHost + " api.github.com github.com\n",
-		"etc/resolv.conf":                   "nameserver 127.0.0.1\n", // nobody, so that no is said at once
-		"etc/network/interfaces":            "auto eth0\niface eth0 inet static\n  address 192.0.2.2/24\n  gateway 192.0.2.1\n",
-		"etc/cloud/cloud.cfg.d/99_test.cfg": "datasource_list: [Ec2]\ndatasource: {Ec2: {strict_id: false}}\nnetwork: {config: disabled}\nlocale: C.UTF-8\n",
+		"etc/hosts": "127.0.0.1 localhost debian\n" +
+			"192.0.2.1 " + apiHost + " api.github.com github.com\n",
+		"etc/resolv.conf": "nameserver 127.0.0.1\n", // nobody is there, so that the answer comes at once
+		"etc/network/interfaces": "auto eth0\niface eth0 inet static\n" +
+			"  address 192.0.2.2/24\n  gateway 192.0.2.1\n",
+		"etc/cloud/cloud.cfg.d/99_test.cfg": "datasource_list: [Ec2]\ndatasource: {Ec2: {strict_id: false}}\n" +
+			"network: {config: disabled}\nlocale: C.UTF-8\n",
 	} {
 		if err := os.WriteFile(filepath.Join(d.root, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -139,12 +148,9 @@ func newDebian(t *testing.T, ephemeral string) *debian {
 // debianTree has Debian's mirrors asked once.
 func debianTree(t *testing.T) string {
 	t.Helper()
-	mmdebstrap := tool(t, "mmdebstrap")
+	mmdebstrap := rig.Tool(t, "mmdebstrap")
 	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("only root can boot a container")
-		}
-		t.Skip("NOT TESTED: only root can boot a container")
+		rig.NotTested(t, "only root can boot a container")
 	}
 	path, err := filepath.Abs(fmt.Sprintf("../.build/debian-%.6x.tar", sha256.Sum256([]byte(debianPackages))))
 	if err != nil {
@@ -152,10 +158,8 @@ func debianTree(t *testing.T) string {
 	}
 	if _, err := os.Stat(path); err != nil {
 		partial := filepath.Dir(path) + "/debian.tar" // mmdebstrap goes by how the name ends
-		out, err := exec.CommandContext(t.Context(), mmdebstrap, "--variant=minbase", "--include="+debianPackages, "bookworm", partial).CombinedOutput()
-		if err != nil {
-			t.Fatalf("mmdebstrap: %v\n%s", err, out)
-		}
+		rig.Output(t, exec.CommandContext(t.Context(), mmdebstrap, "--variant=minbase", "--include="+debianPackages,
+			"bookworm", partial))
 		if err := os.Rename(partial, path); err != nil {
 			t.Fatal(err)
 		}
@@ -175,13 +179,14 @@ func certify(t *testing.T, hosts ...string) (certificate tls.Certificate, ca str
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	ca = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, ca
 }
 
 func (d *debian) newInternet(t *testing.T, userData string) http.Handler {
 	t.Helper()
-	to := func(setting string) http.Handler {
-		target, err := url.Parse(d.setting(setting))
+	to := func(address string) http.Handler {
+		target, err := url.Parse(address)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,16 +197,17 @@ func (d *debian) newInternet(t *testing.T, userData string) http.Handler {
 	}
 	tarball, checksum := pack(t, debianRunner())
 	mux := http.NewServeMux()
-	mux.Handle(apiHost+"/", to("API_URL"))
+	mux.Handle(apiHost+"/", to(d.APIURL))
 	mux.HandleFunc("api.github.com/repos/actions/runner/releases/latest", func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, release("2.999.1", checksum))
 	})
-	mux.HandleFunc("github.com/actions/runner/releases/download/v2.999.1/actions-runner-linux-"+arch+"-2.999.1.tar.gz", func(w http.ResponseWriter, r *http.Request) {
-		w.Write(tarball)
-	})
-	mux.Handle("169.254.169.254/latest/", to("IMDS_URL"))
+	mux.HandleFunc("github.com/actions/runner/releases/download/"+download("2.999.1"),
+		func(w http.ResponseWriter, r *http.Request) { w.Write(tarball) })
+	mux.Handle("169.254.169.254/latest/", to(d.IMDSURL))
 	mux.HandleFunc("169.254.169.254/{version}/{path...}", func(w http.ResponseWriter, r *http.Request) { // cloud-init
-		text, found := map[string]string{"user-data": userData, "meta-data/": "instance-id", "meta-data/instance-id": instanceID}[r.PathValue("path")]
+		text, found := map[string]string{
+			"user-data": userData, "meta-data/": "instance-id", "meta-data/instance-id": rig.InstanceID,
+		}[r.PathValue("path")]
 		if !found {
 			w.WriteHeader(http.StatusNotFound)
 		}
@@ -226,7 +232,9 @@ func (d *debian) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.nspawn.Stdout = d.nspawn.Stderr
-	d.nspawn.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+	d.nspawn.SysProcAttr = &syscall.SysProcAttr{
+		Unshareflags: syscall.CLONE_NEWNS, Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
+	}
 	started := make(chan error)
 	go func() {
 		defer close(d.off)
@@ -277,8 +285,8 @@ func (d *debian) start(t *testing.T) {
 // do runs a command in the machine, as root.
 func (d *debian) do(t *testing.T, stdin string, command ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "nsenter",
-		append([]string{"-t", strconv.Itoa(d.nspawn.Process.Pid), "-p", "-m", "nsenter", "-t", d.systemd, "-a"}, command...)...)
+	args := []string{"-t", strconv.Itoa(d.nspawn.Process.Pid), "-p", "-m", "nsenter", "-t", d.systemd, "-a"}
+	cmd := exec.CommandContext(t.Context(), "nsenter", append(args, command...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil {
@@ -306,9 +314,15 @@ func (d *debian) powerOff(t *testing.T) string {
 // The user data runs by itself and as root, what it starts outlives it, and a runner that is not ephemeral leaves while
 // the network is still there, and is back when the machine is.
 func TestDebianBootsIntoARunner(t *testing.T) {
-	for _, ephemeral := range []string{"true", "false"} {
-		t.Run("ephemeral-"+ephemeral, func(t *testing.T) {
-			d := newDebian(t, ephemeral)
+	for _, c := range []struct {
+		name      string
+		ephemeral bool
+	}{
+		{"ephemeral", true},
+		{"not ephemeral", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDebian(t, c.ephemeral)
 			equal := func(what, got, want string) {
 				t.Helper()
 				if got != want {
@@ -322,15 +336,15 @@ func TestDebianBootsIntoARunner(t *testing.T) {
 			}
 			d.start(t)
 			if got := d.do(t, "", "cloud-init", "status"); got != "status: done\n" {
-				t.Fatalf("cloud-init: %s\n%s", got, readFile(t, d.root+"/var/log/cloud-init-output.log"))
+				t.Fatalf("cloud-init: %s\n%s", got, rig.ReadFile(t, d.root+"/var/log/cloud-init-output.log"))
 			}
-			joins := "--unattended --replace --url " + d.web + "/acme --name " + instanceID
-			if ephemeral == "true" {
+			joins := "--unattended --replace --url " + d.GitHubURL + "/acme --name " + rig.InstanceID
+			if c.ephemeral {
 				joins += " --ephemeral"
 			}
 			joins += "\n"
 			equal("config.sh's arguments", d.recorded(t, "config.args"), joins)
-			token := d.github.Tokens()[0].Reveal()
+			token := d.GitHub.Tokens()[0].Reveal()
 			if !strings.Contains(d.recorded(t, "config.env"), "\nACTIONS_RUNNER_INPUT_TOKEN="+token+"\n") {
 				t.Error("config.sh did not get the token in its environment")
 			}
@@ -341,27 +355,27 @@ func TestDebianBootsIntoARunner(t *testing.T) {
 			// As docs/user-data.md says.
 			asked := d.do(t, "", "bash", "/var/lib/cloud/instance/scripts/part-001", "--token-only")
 			equal("asking again", asked, token+"\n")
-			secrets := strings.Join([]string{token, d.creds.SecretAccessKey, d.creds.SessionToken}, "\n")
-			equal("secrets in memory", d.do(t, secrets, "grep", "-rslF", "-D", "skip", "-f", "-", "/run", "/tmp", "/dev/shm"), "")
+			secrets := strings.Join([]string{token, d.Credentials.SecretAccessKey, d.Credentials.SessionToken}, "\n")
+			inMemory := d.do(t, secrets, "grep", "-rslF", "-D", "skip", "-f", "-", "/run", "/tmp", "/dev/shm")
+			equal("secrets in memory", inMemory, "")
 			printed := d.do(t, "", "sh", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ")
 			if !strings.Contains(printed, "systemd-journald") {
 				t.Errorf("the processes were not seen: %q", printed)
 			}
 			journal := d.powerOff(t)
 			users := "github-runner\n"
-			if ephemeral == "false" {
+			if !c.ephemeral {
 				equal("config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n")
-				left, network := strings.Index(journal, "Stopped github-runner.service"), strings.Index(journal, "Stopping networking.service")
 				stopped := strings.Index(journal, "Stopped "+runnerUnit)
+				left := strings.Index(journal, "Stopped github-runner.service")
+				network := strings.Index(journal, "Stopping networking.service")
 				if stopped < 0 || left < stopped || network < left {
 					t.Errorf("not in the order of runner, leaving and network:\n%s", journal)
 				}
-				d.fail(nil, func() *http.Response {
-					return &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"900"}}}
-				})
+				d.Fail(nil, always(rig.Refusal{Status: http.StatusServiceUnavailable, RetryAfter: "900"}))
 				d.start(t)
 				equal("the unit in an outage", d.do(t, "", "systemctl", "is-active", "github-runner"), "failed\n")
-				d.fail(nil, nil)
+				d.Fail(nil, nil)
 				// As docs/user-data.md says.
 				equal("restarting", d.do(t, "", "systemctl", "restart", "github-runner", "actions.runner.*"), "")
 				equal("config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n"+joins)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
@@ -22,13 +21,14 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"runner-token-broker/e2e/rig"
 	"runner-token-broker/internal/local/sigv4"
 )
 
 // Not proven here: IAM itself, above all whether it sees a path before or after API Gateway decodes it.
 
 const (
-	examplesIAM   = "../examples/iam"
+	examplesIAM   = rig.Root + "/examples/iam"
 	tokenFunction = "arn:aws:lambda:eu-central-1:123456789012:function:runner-token-broker-TokenFunction-a1B2c3"
 	runnerRoleARN = "arn:aws:iam::210987654321:role/github-runner"
 	tokenRoleARN  = "arn:aws:iam::123456789012:role/runner-token"
@@ -42,16 +42,15 @@ type stack struct {
 
 func newStack(t *testing.T) stack {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), tool(t, "python"), "-c",
-		"import json, sys; from samtranslator.yaml_helper import yaml_parse; json.dump(yaml_parse(sys.stdin.read()), sys.stdout)")
-	cmd.Stdin, cmd.Stderr = strings.NewReader(readFile(t, "../template.yaml")), os.Stderr
-	out, err := cmd.Output()
+	text, err := json.Marshal(rig.Translate(t, rig.ReadFile(t, rig.Root+"/template.yaml"))[0].Source)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out = regexp.MustCompile(`\{"Fn::Sub": ("[^"]*")\}`).ReplaceAll(out, []byte("$1"))
-	resolved := strings.NewReplacer("${AWS::Partition}", "aws", "${AWS::Region}", region, "${AWS::AccountId}", "123456789012",
-		"${Api}", "a1b2c3d4e5", "${CallerTarget}", "orgs/acme").Replace(string(out))
+	text = regexp.MustCompile(`\{"Fn::Sub":("[^"]*")\}`).ReplaceAll(text, []byte("$1"))
+	resolved := strings.NewReplacer(
+		"${AWS::Partition}", "aws", "${AWS::Region}", rig.Region, "${AWS::AccountId}", "123456789012",
+		"${Api}", "a1b2c3d4e5", "${CallerTarget}", "orgs/acme",
+	).Replace(string(text))
 	var template struct {
 		Resources struct {
 			CallerPolicy struct {
@@ -68,8 +67,10 @@ func newStack(t *testing.T) stack {
 
 // fill puts values for the placeholders.
 func (s stack) fill(text string) string {
-	return strings.NewReplacer("<InvokeArnPrefix>", s.prefix, "<FunctionArn>", tokenFunction, "<RunnerRoleArn>", runnerRoleARN,
-		"<TokenRoleArn>", tokenRoleARN, "<RunnerRole>", "github-runner", "<OrganizationId>", "o-a1b2c3d4e5").Replace(text)
+	return strings.NewReplacer(
+		"<InvokeArnPrefix>", s.prefix, "<FunctionArn>", tokenFunction, "<RunnerRoleArn>", runnerRoleARN,
+		"<TokenRoleArn>", tokenRoleARN, "<RunnerRole>", "github-runner", "<OrganizationId>", "o-a1b2c3d4e5",
+	).Replace(text)
 }
 
 // policy returns an example, filled in.
@@ -78,7 +79,7 @@ func (s stack) policy(t *testing.T, name string) json.RawMessage {
 	if name == "CallerPolicy" {
 		return s.callerPolicy
 	}
-	return json.RawMessage(s.fill(readFile(t, filepath.Join(examplesIAM, name+".json"))))
+	return json.RawMessage(s.fill(rig.ReadFile(t, filepath.Join(examplesIAM, name+".json"))))
 }
 
 // request is what IAM is asked when the README says `POST /orgs/...`.
@@ -103,48 +104,51 @@ type evaluation struct {
 
 func invoke(policy json.RawMessage, resource, situation string, allowed bool) evaluation {
 	return evaluation{
-		Policy: policy, Principal: "arn:aws:sts::123456789012:assumed-role/github-runner/" + instanceID,
+		Policy: policy, Principal: "arn:aws:sts::123456789012:assumed-role/github-runner/" + rig.InstanceID,
 		Action: "execute-api:Invoke", Resource: resource, Account: "123456789012", situation: situation, allowed: allowed,
 	}
 }
 
+// evaluate has the simulator judge all at once.
 func evaluate(t *testing.T, evaluations []evaluation) {
 	t.Helper()
 	in, err := json.Marshal(evaluations)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tool(t, "../@cloud-copilot/iam-simulate") // a package of npm, beside its programs
-	var stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), tool(t, "node"), "iam.mjs")
-	cmd.Stdin, cmd.Stderr = bytes.NewReader(in), &stderr
-	out, err := cmd.Output()
+	rig.Tool(t, "../@cloud-copilot/iam-simulate") // a package of npm, beside its programs
+	cmd := exec.CommandContext(t.Context(), rig.Tool(t, "node"), "iam.mjs")
+	cmd.Stdin = bytes.NewReader(in)
+	out := rig.Output(t, cmd)
 	var results []string
-	if err == nil {
-		err = json.Unmarshal(out, &results)
+	if err := json.Unmarshal([]byte(out), &results); err != nil || len(results) != len(evaluations) {
+		t.Fatalf("%v: %d results of %d\n%s", err, len(results), len(evaluations), out)
 	}
-	if err != nil || len(results) != len(evaluations) {
-		t.Fatalf("%v: %d results of %d\n%s", err, len(results), len(evaluations), &stderr)
-	}
-	allowed := 0
-	for i, e := range evaluations {
-		if results[i] == "Allowed" {
-			allowed++
-		} else if !strings.HasSuffix(results[i], "Denied") {
-			t.Errorf("%s: not evaluated: %s", e.situation, results[i])
-			continue
-		}
-		if (results[i] == "Allowed") != e.allowed {
-			t.Errorf("%s: %s on %s is %s", e.situation, e.Action, e.Resource, results[i])
+	var situations []string
+	for _, e := range evaluations {
+		if !slices.Contains(situations, e.situation) {
+			situations = append(situations, e.situation)
 		}
 	}
-	t.Logf("%d evaluations, %d of them allowed", len(evaluations), allowed)
+	for _, situation := range situations {
+		t.Run(situation, func(t *testing.T) {
+			for i, e := range evaluations {
+				switch {
+				case e.situation != situation:
+				case results[i] != "Allowed" && !strings.HasSuffix(results[i], "Denied"):
+					t.Errorf("%s on %s was not evaluated: %s", e.Action, e.Resource, results[i])
+				case (results[i] == "Allowed") != e.allowed:
+					t.Errorf("%s on %s is %s", e.Action, e.Resource, results[i])
+				}
+			}
+		})
+	}
 }
 
 // table returns the rows, without backticks, of the README's one table whose header begins with the name.
 func table(t *testing.T, name string) [][]string {
 	t.Helper()
-	_, rest, ok := strings.Cut(readFile(t, filepath.Join(examplesIAM, "README.md")), "\n| "+name+" |")
+	_, rest, ok := strings.Cut(rig.ReadFile(t, filepath.Join(examplesIAM, "README.md")), "\n| "+name+" |")
 	rest, _, _ = strings.Cut("| "+name+" |"+rest, "\n\n")
 	var rows [][]string
 	for line := range strings.Lines(rest) {
@@ -157,6 +161,7 @@ func table(t *testing.T, name string) [][]string {
 }
 
 func TestIAMExamplesLetThroughWhatTheirREADMESays(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	rows := table(t, "request")
 	var evaluations []evaluation
@@ -166,7 +171,7 @@ func TestIAMExamplesLetThroughWhatTheirREADMESays(t *testing.T) {
 			resource, allowed := s.request(row[0]), row[1+column] == "yes"
 			evaluations = append(evaluations, invoke(policy, resource, name, allowed))
 			for _, change := range [][2]string{
-				{"a1b2c3d4e5", "z9y8x7w6v5"}, {"123456789012", "210987654321"}, {region, "us-east-1"}, {"$default", "test"},
+				{"a1b2c3d4e5", "z9y8x7w6v5"}, {"123456789012", "210987654321"}, {rig.Region, "us-east-1"}, {"$default", "test"},
 			} {
 				evaluations = append(evaluations, invoke(policy, strings.Replace(resource, change[0], change[1], 1), name, false))
 			}
@@ -184,6 +189,7 @@ func TestIAMExamplesLetThroughWhatTheirREADMESays(t *testing.T) {
 
 // That the function refuses what such statements let through in another spelling: TestPathIsGitHubsByteForByte.
 func TestIAMStatementsNotToWriteLetThroughWhatTheirREADMESays(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	statement := func(text string) json.RawMessage {
 		var statements []map[string]any
@@ -230,12 +236,14 @@ func TestIAMStatementsNotToWriteLetThroughWhatTheirREADMESays(t *testing.T) {
 }
 
 func TestIAMRoleIsAssumedFromTheOtherAccountAlone(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	right := evaluation{
-		Policy: s.policy(t, "cross-account-caller"), Principal: "arn:aws:sts::210987654321:assumed-role/github-runner/" + instanceID,
-		Action: "sts:AssumeRole", Resource: tokenRoleARN, Account: "123456789012", allowed: true,
+		Policy:    s.policy(t, "cross-account-caller"),
+		Principal: "arn:aws:sts::210987654321:assumed-role/github-runner/" + rig.InstanceID,
+		Action:    "sts:AssumeRole", Resource: tokenRoleARN, Account: "123456789012", allowed: true,
 		Context: map[string]string{
-			"aws:userid": "AROAEXAMPLE:" + instanceID, "sts:RoleSessionName": instanceID,
+			"aws:userid": "AROAEXAMPLE:" + rig.InstanceID, "sts:RoleSessionName": rig.InstanceID,
 			"aws:PrincipalArn": runnerRoleARN, "aws:PrincipalOrgID": "o-a1b2c3d4e5",
 		},
 	}
@@ -247,7 +255,7 @@ func TestIAMRoleIsAssumedFromTheOtherAccountAlone(t *testing.T) {
 	}
 	by := func(account, role string) evaluation {
 		e := with("aws:PrincipalArn", "arn:aws:iam::"+account+":role/"+role)
-		e.Principal = "arn:aws:sts::" + account + ":assumed-role/" + role + "/" + instanceID
+		e.Principal = "arn:aws:sts::" + account + ":assumed-role/" + role + "/" + rig.InstanceID
 		return e
 	}
 	withoutPolicy, another := right, right
@@ -279,6 +287,7 @@ func TestIAMRoleIsAssumedFromTheOtherAccountAlone(t *testing.T) {
 }
 
 func TestIAMExamplesAreValid(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	files, err := filepath.Glob(filepath.Join(examplesIAM, "*.json"))
 	if err != nil || len(files) == 0 {
@@ -309,15 +318,16 @@ func TestIAMExamplesAreValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), tool(t, "cfn-lint"), "--format", "json", "--include-checks", "I", "--regions", region)
+	cmd := exec.CommandContext(t.Context(), rig.Tool(t, "cfn-lint"),
+		"--format", "json", "--include-checks", "I", "--regions", rig.Region)
 	cmd.Stdin = bytes.NewReader(template)
-	out, _ := cmd.Output() // whose exit status says what was found
+	out, _, _ := rig.Run(t, cmd) // the exit status says what was found
 	var found []struct {
 		Rule     struct{ ID string }
 		Message  string
 		Location struct{ Path []any }
 	}
-	if err := json.Unmarshal(out, &found); err != nil {
+	if err := json.Unmarshal([]byte(out), &found); err != nil {
 		t.Fatalf("cfn-lint: %v\n%s", err, out)
 	}
 	broken := map[any]bool{}
@@ -333,23 +343,25 @@ func TestIAMExamplesAreValid(t *testing.T) {
 	}
 }
 
-// The README's commands, one after the other, against Moto's IAM, STS and CloudFormation, and a token with what STS gave.
-// Moto enforces no policies and is one account here; that is for the tests above.
+// The README's commands, one after the other, against Moto's IAM, STS and CloudFormation. The last gets a token with
+// what STS gave. Moto enforces no policies and is one account here; that is for the tests above.
 func TestIAMCommandsOfTheREADMEGetATokenByAnAssumedRole(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
-	text := readFile(t, filepath.Join(examplesIAM, "README.md"))
+	text := rig.ReadFile(t, filepath.Join(examplesIAM, "README.md"))
 	scripts := regexp.MustCompile("(?s)```bash\n(.*?)```").FindAllStringSubmatch(text, -1)
 	if len(scripts) != 3 {
 		t.Fatalf("the README has %d blocks of bash", len(scripts))
 	}
 
-	moto := startMoto(t)
+	moto := rig.StartMoto(t)
 	sh := awsShell(t)
 	fill := strings.NewReplacer("ROLE_OF_YOUR_RUNNERS", "github-runner", "RUNNER_ACCOUNT", "123456789012",
 		"API_ACCOUNT", "123456789012").Replace
-	setUp := sh(moto.url, credentials, fmt.Sprintf(`
-aws cloudformation create-stack --stack-name runner-token-broker --template-body '{"Resources": {
-  "Log": {"Type": "AWS::Logs::LogGroup"}}, "Outputs": {"InvokeArnPrefix": {"Value": "%s"}, "Other": {"Value": "other"}}}' >&2
+	setUp := sh(moto.URL, rig.RoleCredentials(), fmt.Sprintf(`
+aws cloudformation create-stack --stack-name runner-token-broker --template-body '{
+  "Resources": {"Log": {"Type": "AWS::Logs::LogGroup"}},
+  "Outputs": {"InvokeArnPrefix": {"Value": "%s"}, "Other": {"Value": "other"}}}' >&2
 aws iam create-role --role-name github-runner --assume-role-policy-document '{}' >&2
 {
 %s
@@ -360,7 +372,7 @@ aws iam get-role --role-name runner-token --query Role.AssumeRolePolicyDocument
 aws iam get-role-policy --role-name runner-token --policy-name runner-token --query PolicyDocument
 aws iam get-role-policy --role-name github-runner --policy-name assume-runner-token --query PolicyDocument
 aws sts assume-role --role-arn arn:aws:iam::123456789012:role/github-runner --role-session-name %s --query Credentials
-`, s.prefix, fill(scripts[0][1]), fill(scripts[1][1]), instanceID))
+`, s.prefix, fill(scripts[0][1]), fill(scripts[1][1]), rig.InstanceID))
 	written := json.NewDecoder(strings.NewReader(setUp))
 	next := func(v any) {
 		t.Helper()
@@ -382,14 +394,7 @@ aws sts assume-role --role-arn arn:aws:iam::123456789012:role/github-runner --ro
 	var fromIMDS stsCredentials
 	next(&fromIMDS)
 
-	pats := newPATs(1)
-	serve := func(h http.Handler) string {
-		server := httptest.NewServer(h)
-		t.Cleanup(server.Close)
-		return server.URL
-	}
-	f := startFunction(t, pats, secretsManager(t, pats[0]))
-
+	f := rig.NewFunction(t)
 	parse := func(rawURL string) *url.URL {
 		u, err := url.Parse(rawURL)
 		if err != nil {
@@ -399,7 +404,7 @@ aws sts assume-role --role-arn arn:aws:iam::123456789012:role/github-runner --ro
 	}
 	// The local API Gateway knows one caller, so its signature is made anew when the assumed role's was right.
 	answered := make(chan aws.Credentials, 1)
-	sts := httputil.NewSingleHostReverseProxy(parse(moto.url))
+	sts := httputil.NewSingleHostReverseProxy(parse(moto.URL))
 	sts.ModifyResponse = func(r *http.Response) error {
 		body, err := io.ReadAll(r.Body)
 		r.Body = io.NopCloser(bytes.NewReader(body))
@@ -408,22 +413,22 @@ aws sts assume-role --role-arn arn:aws:iam::123456789012:role/github-runner --ro
 			ARN         string         `xml:"AssumeRoleResult>AssumedRoleUser>Arn"`
 		}
 		if err == nil && xml.Unmarshal(body, &answer) == nil && answer.ARN != "" {
-			if want := "arn:aws:sts::123456789012:assumed-role/runner-token/" + instanceID; answer.ARN != want {
+			if want := "arn:aws:sts::123456789012:assumed-role/runner-token/" + rig.InstanceID; answer.ARN != want {
 				t.Errorf("the caller is %s, want %s", answer.ARN, want)
 			}
 			answered <- answer.Credentials.aws()
 		}
 		return err
 	}
-	upstream := parse(f.url)
+	upstream := parse(f.URL)
 	gateway := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(upstream)
-		if err := sigv4.Sign(r.Out, nil, credentials, region, "execute-api"); err != nil {
+		if err := sigv4.Sign(r.Out, nil, rig.RoleCredentials(), rig.Region, "execute-api"); err != nil {
 			t.Error(err)
 		}
 	}}
-	api := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		verifier := sigv4.Verifier{Region: region, Service: "execute-api"}
+	api := rig.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		verifier := sigv4.Verifier{Region: rig.Region, Service: "execute-api"}
 		select {
 		case verifier.Credentials = <-answered:
 		default:
@@ -434,10 +439,10 @@ aws sts assume-role --role-arn arn:aws:iam::123456789012:role/github-runner --ro
 		}
 		gateway.ServeHTTP(w, r)
 	}))
-	script := fmt.Sprintf("TOKEN_ROLE_ARN=%s REGION=%s API_URL=%s\n%s\nprintf %%s \"$token\"", tokenRoleARN, region, api,
-		strings.ReplaceAll(scripts[2][1], "your-org", "acme"))
-	got := sh(serve(sts), fromIMDS.aws(), script)
-	if tokens := f.github.Tokens(); len(tokens) != 1 || got != tokens[0].Reveal() {
+	script := fmt.Sprintf("TOKEN_ROLE_ARN=%s REGION=%s API_URL=%s\n%s\nprintf %%s \"$token\"",
+		tokenRoleARN, rig.Region, api, strings.ReplaceAll(scripts[2][1], "your-org", "acme"))
+	got := sh(rig.Serve(t, sts), fromIMDS.aws(), script)
+	if tokens := f.GitHub.Tokens(); len(tokens) != 1 || got != tokens[0].Reveal() {
 		t.Errorf("the script got %q", got)
 	}
 }
@@ -456,24 +461,17 @@ func awsShell(t *testing.T) func(endpoint string, c aws.Credentials, script stri
 		t.Fatal(err)
 	}
 	bin := t.TempDir()
-	command := fmt.Sprintf("#!/bin/sh\nexec %q %q \"$@\"\n", tool(t, "python"), program)
-	if err := os.WriteFile(filepath.Join(bin, "aws"), []byte(command), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	path := bin + ":" + filepath.Dir(tool(t, "curl")) + ":" + os.Getenv("PATH")
+	rig.WriteFile(t, filepath.Join(bin, "aws"),
+		fmt.Sprintf("#!/bin/sh\nexec %q %q \"$@\"\n", rig.Tool(t, "python"), program), 0o755)
+	path := bin + ":" + filepath.Dir(rig.Tool(t, "curl")) + ":" + os.Getenv("PATH")
 	return func(endpoint string, c aws.Credentials, script string) string {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail")
 		cmd.Dir = examplesIAM
 		cmd.Stdin = strings.NewReader(script)
-		cmd.Env = append(withoutAWS(), "PATH="+path, "AWS_ENDPOINT_URL="+endpoint, "AWS_DEFAULT_REGION="+region,
-			"AWS_ACCESS_KEY_ID="+c.AccessKeyID, "AWS_SECRET_ACCESS_KEY="+c.SecretAccessKey, "AWS_SESSION_TOKEN="+c.SessionToken)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("%v\n%s\n%s", err, out, &stderr)
-		}
-		return string(out)
+		cmd.Env = append(rig.Environ(), "PATH="+path, "AWS_ENDPOINT_URL="+endpoint, "AWS_DEFAULT_REGION="+rig.Region,
+			"AWS_ACCESS_KEY_ID="+c.AccessKeyID, "AWS_SECRET_ACCESS_KEY="+c.SecretAccessKey,
+			"AWS_SESSION_TOKEN="+c.SessionToken)
+		return rig.Output(t, cmd)
 	}
 }

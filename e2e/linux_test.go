@@ -15,8 +15,6 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"os/user"
@@ -32,105 +30,50 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
-	"runner-token-broker/internal/local/apigateway"
+	"runner-token-broker/e2e/rig"
 	"runner-token-broker/internal/secret"
 )
 
-const linuxSH = "../examples/user-data/linux.sh"
+const (
+	linuxSH = rig.Root + "/examples/user-data/linux.sh"
+	vectors = rig.Root + "/examples/user-data/testdata/sigv4.json"
+)
 
-// boot is all that an instance sees, on loopback: the instance metadata service, GitHub's releases, and the API with the
-// built function behind it.
+// boot is an instance that starts: what it sees, GitHub's releases among it, and the folder that it writes to.
 //
 // Not here: another user for the runner, systemd (systemctl is a stub), libicu, and GitHub's own runner.
 type boot struct {
-	*function
-	creds aws.Credentials
-	dir   string // everything that is written, but for what the script makes in TMPDIR
-	env   []string
+	*rig.Instance
+	dir string // everything that is written, but for what the script makes in TMPDIR
+	env []string
 
 	mu       sync.Mutex
-	checksum string                // of the runner's package, as the release has it
-	imds     func(path string) int // the status of IMDS's next answer; nil or 0: its own
-	api      func() *http.Response // instead of the API's next answer; nil: its own
-	asked    int                   // of IMDS
-	posts    int                   // to the API
+	checksum string // of the runner's package, as the release has it
 }
 
 func newBoot(t *testing.T, c aws.Credentials) *boot {
 	t.Helper()
-	pats := newPATs(1)
-	b := &boot{function: startFunction(t, pats, secretsManager(t, pats[0])), creds: c, dir: t.TempDir()}
-	serve := func(h http.Handler) string {
-		s := httptest.NewServer(h)
-		t.Cleanup(s.Close)
-		return s.URL
-	}
-	gateway := &apigateway.Gateway{Function: b.service, Region: region, Credentials: c, CallerARN: callerARN}
-	api := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b.mu.Lock()
-		b.posts++
-		var fault *http.Response
-		if b.api != nil {
-			fault = b.api()
-		}
-		b.mu.Unlock()
-		if fault == nil {
-			gateway.ServeHTTP(w, r)
-			return
-		}
-		for name := range fault.Header {
-			w.Header().Set(name, fault.Header.Get(name))
-		}
-		w.WriteHeader(fault.StatusCode)
-		io.WriteString(w, fault.Status)
-	}))
-	imds, err := url.Parse(startIMDS(t, c))
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := httputil.NewSingleHostReverseProxy(imds)
-	metadata := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b.mu.Lock()
-		status := 0
-		b.asked++
-		if b.imds != nil {
-			status = b.imds(r.URL.Path)
-		}
-		b.mu.Unlock()
-		if status != 0 {
-			w.WriteHeader(status)
-			return
-		}
-		proxy.ServeHTTP(w, r)
-	}))
-	releases := serve(b.releases(t))
-
+	b := &boot{Instance: rig.NewInstance(t, c), dir: t.TempDir()}
+	releases := rig.Serve(t, b.releases(t))
 	me, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
 	// curl and openssl record their arguments, where no secret may be, and sleep how long it was to take.
 	b.write(t, "bin/systemctl", `echo "$*" >>"$RECORD/systemctl"`)
-	b.write(t, "bin/sleep", `echo "$*" >>"$RECORD/sleep"; exec `+tool(t, "sleep")+` 0.02`)
-	b.write(t, "bin/openssl", `echo "$*" >>"$RECORD/openssl"; exec `+tool(t, "openssl")+` "$@"`)
+	b.write(t, "bin/sleep", `echo "$*" >>"$RECORD/sleep"; exec `+rig.Tool(t, "sleep")+` 0.02`)
+	b.write(t, "bin/openssl", `echo "$*" >>"$RECORD/openssl"; exec `+rig.Tool(t, "openssl")+` "$@"`)
 	b.write(t, "bin/curl", `echo "$*" >>"$RECORD/curl"
 case "$*:$CURL" in
   *--version:old) echo 'curl 7.81.0 (x86_64-pc-linux-gnu)' ;;
   '-q --help all:bare') echo '     --basic  Use HTTP Basic Authentication' ;;
-  *) exec `+tool(t, "curl")+` "$@" ;;
+  *) exec `+rig.Tool(t, "curl")+` "$@" ;;
 esac`)
-	b.env = append(withoutAWS(), "PATH="+b.dir+"/bin:"+os.Getenv("PATH"), "RECORD="+b.dir, "TMPDIR="+t.TempDir(), "CURL=",
-		"API_URL="+api, "TARGET=orgs/acme", "REGION="+region, "RUNNER_TOKEN_TIMEOUT=20",
+	b.env = append(rig.Environ(), "PATH="+b.dir+"/bin:"+os.Getenv("PATH"), "RECORD="+b.dir, "TMPDIR="+t.TempDir(), "CURL=",
+		"API_URL="+b.APIURL, "TARGET=orgs/acme", "REGION="+rig.Region, "RUNNER_TOKEN_TIMEOUT=20",
 		"RUNNER_USER="+me.Username, "RUNNER_DIR="+b.dir+"/runner", "HOOK="+b.dir+"/hook", "UNIT="+b.dir+"/runner.service",
-		"IMDS_URL="+metadata, "RELEASES_URL="+releases+"/api", "DOWNLOAD_URL="+releases+"/download")
+		"IMDS_URL="+b.IMDSURL, "RELEASES_URL="+releases+"/api", "DOWNLOAD_URL="+releases+"/download")
 	return b
-}
-
-// fail makes imds and api decide what goes wrong from now on, and counts requests anew.
-func (b *boot) fail(imds func(path string) int, api func() *http.Response) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.imds, b.api, b.asked, b.posts = imds, api, 0, 0
 }
 
 // setting returns a variable of the environment, "" if there is none.
@@ -143,23 +86,10 @@ func (b *boot) setting(name string) string {
 	return ""
 }
 
-// requests is how often IMDS and the API were asked.
-func (b *boot) requests() (asked, posts int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.asked, b.posts
-}
-
 // write makes a script for sh.
 func (b *boot) write(t *testing.T, name, text string) {
 	t.Helper()
-	path := filepath.Join(b.dir, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	rig.WriteFile(t, filepath.Join(b.dir, name), "#!/bin/sh\n"+text+"\n", 0o755)
 }
 
 // runner is a package in place of GitHub's. Its scripts record what they are given, and insist on what GitHub's do: a
@@ -208,6 +138,11 @@ func pack(t *testing.T, scripts map[string]string) (tarball []byte, checksum str
 // arch is the machine's, as GitHub calls it.
 var arch = map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
 
+// download is where GitHub has the package of a version.
+func download(version string) string {
+	return "v" + version + "/actions-runner-linux-" + arch + "-" + version + ".tar.gz"
+}
+
 // release is GitHub's answer, as far as linux.sh reads it.
 func release(version, checksum string) string {
 	return fmt.Sprintf(`{"tag_name":"v%s","body":"## SHA-256 Checksums\n\n- actions-runner-linux-%s-%[1]s.tar.gz `+
@@ -225,9 +160,7 @@ func (b *boot) releases(t *testing.T) http.Handler {
 			defer b.mu.Unlock()
 			io.WriteString(w, release(version, b.checksum))
 		})
-		mux.HandleFunc("/download/v"+version+"/actions-runner-linux-"+arch+"-"+version+".tar.gz", func(w http.ResponseWriter, r *http.Request) {
-			w.Write(tarball)
-		})
+		mux.HandleFunc("/download/"+download(version), func(w http.ResponseWriter, r *http.Request) { w.Write(tarball) })
 	}
 	return mux
 }
@@ -242,7 +175,7 @@ func (b *boot) command(t *testing.T, env []string, args ...string) *exec.Cmd {
 // run returns what bash printed, and its exit status.
 func (b *boot) run(t *testing.T, env []string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
-	return run(t, b.command(t, env, args...))
+	return rig.Run(t, b.command(t, env, args...))
 }
 
 // recorded returns a file of the boot, "" if there is none.
@@ -255,13 +188,13 @@ func (b *boot) recorded(t *testing.T, name string) string {
 	return string(text)
 }
 
-// keepsSecrets looks for tokens and the secret key in what was printed and in every file, those of arguments among them,
-// but config.sh's record of its environment.
+// keepsSecrets looks for tokens and the secret key in what was printed and in every file. Records of arguments are
+// among them, config.sh's record of its environment is not.
 func (b *boot) keepsSecrets(t *testing.T, printed string) {
 	t.Helper()
-	secrets := append(b.github.Tokens(), secret.New(b.creds.SecretAccessKey))
-	if b.creds.SessionToken != "" {
-		secrets = append(secrets, secret.New(b.creds.SessionToken))
+	secrets := append(b.GitHub.Tokens(), secret.New(b.Credentials.SecretAccessKey))
+	if b.Credentials.SessionToken != "" {
+		secrets = append(secrets, secret.New(b.Credentials.SessionToken))
 	}
 	files := 0
 	for _, s := range secrets {
@@ -290,55 +223,75 @@ func (b *boot) keepsSecrets(t *testing.T, printed string) {
 
 // Both signers, with and without a session token, against a gateway that recomputes the signature.
 func TestLinuxTokenOnly(t *testing.T) {
-	for _, session := range []string{"", credentials.SessionToken} {
-		c := credentials
-		c.SessionToken = session
-		b := newBoot(t, c)
-		for curl, signs := range map[string]bool{"": true, "old": false, "bare": false} {
-			os.Remove(filepath.Join(b.dir, "curl"))
-			out, errs, status := b.run(t, []string{"CURL=" + curl}, linuxSH, "--token-only")
-			tokens := b.github.Tokens()
-			if status != 0 || len(tokens) == 0 || out != tokens[len(tokens)-1].Reveal()+"\n" {
-				t.Errorf("%q curl, session token %q: exit %d, %d tokens\n%s", curl, session, status, len(tokens), errs)
+	t.Parallel()
+	for _, caller := range []struct {
+		name        string
+		credentials aws.Credentials
+	}{
+		{"role", rig.RoleCredentials()},
+		{"user", rig.UserCredentials()},
+	} {
+		t.Run(caller.name, func(t *testing.T) {
+			b := newBoot(t, caller.credentials)
+			for _, c := range []struct {
+				name  string
+				curl  string // what the stub of curl claims to be
+				signs bool   // itself
+			}{
+				{"curl signs", "", true},
+				{"curl is too old to sign", "old", false},
+				{"curl was built without it", "bare", false},
+			} {
+				t.Run(c.name, func(t *testing.T) {
+					os.Remove(filepath.Join(b.dir, "curl"))
+					out, errs, status := b.run(t, []string{"CURL=" + c.curl}, linuxSH, "--token-only")
+					tokens := b.GitHub.Tokens()
+					if status != 0 || len(tokens) == 0 || out != tokens[len(tokens)-1].Reveal()+"\n" {
+						t.Errorf("exit %d, %d tokens\n%s", status, len(tokens), errs)
+					}
+					if signs := strings.Contains(b.recorded(t, "curl"), "--aws-sigv4"); signs != c.signs {
+						t.Errorf("curl signs: %v, want %v", signs, c.signs)
+					}
+					b.keepsSecrets(t, errs)
+				})
 			}
-			if strings.Contains(b.recorded(t, "curl"), "--aws-sigv4") != signs {
-				t.Errorf("%q curl signs: %v, want %v", curl, !signs, signs)
+			if _, err := os.Stat(b.dir + "/runner"); err == nil {
+				t.Error("--token-only installed a runner")
 			}
-			b.keepsSecrets(t, errs)
-		}
-		if _, err := os.Stat(b.dir + "/runner"); err == nil {
-			t.Error("--token-only installed a runner")
-		}
+		})
 	}
 }
 
 func TestLinuxRegisters(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		env  []string
 		args string // of config.sh, after --url
 	}{
-		{"as it is", nil, " --name " + instanceID + " --ephemeral\n"},
+		{"as it is", nil, " --name " + rig.InstanceID + " --ephemeral\n"},
 		{"with everything", []string{"RUNNER_LABELS=a,b", "RUNNER_GROUP=my group", "RUNNER_VERSION=2.998.0"},
-			" --name " + instanceID + " --ephemeral --labels a,b --runnergroup my group\n"},
-		{"not ephemeral", []string{"RUNNER_EPHEMERAL=false"}, " --name " + instanceID + "\n"},
+			" --name " + rig.InstanceID + " --ephemeral --labels a,b --runnergroup my group\n"},
+		{"not ephemeral", []string{"RUNNER_EPHEMERAL=false"}, " --name " + rig.InstanceID + "\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := newBoot(t, credentials)
+			t.Parallel()
+			b := newBoot(t, rig.RoleCredentials())
 			// token is exported to see that it does not become a variable of every child; -x to see that nothing is traced.
 			out, errs, status := b.run(t, append(c.env, "token=x"), "-x", linuxSH)
 			if status != 0 {
 				t.Fatalf("exit %d\n%s", status, errs)
 			}
-			runnerURL := b.web + "/acme"
+			runnerURL := b.GitHubURL + "/acme"
 			if got, want := b.recorded(t, "config.args"), "--unattended --replace --url "+runnerURL+c.args; got != want {
 				t.Errorf("config.sh got %q, want %q", got, want)
 			}
-			token := b.github.Tokens()[0].Reveal()
+			token := b.GitHub.Tokens()[0].Reveal()
 			if !strings.Contains(b.recorded(t, "config.env"), "\nACTIONS_RUNNER_INPUT_TOKEN="+token+"\n") {
 				t.Error("config.sh did not get the token in its environment")
 			}
-			if got := b.recorded(t, "svc.args"); !strings.HasPrefix(got, "install ") || !strings.HasSuffix(got, "\nstart\n") {
+			got := b.recorded(t, "svc.args")
+			if !strings.HasPrefix(got, "install ") || !strings.HasSuffix(got, "\nstart\n") {
 				t.Errorf("svc.sh got %q", got)
 			}
 			// What config.sh writes, credentials among it, is for nobody else.
@@ -351,44 +304,48 @@ func TestLinuxRegisters(t *testing.T) {
 }
 
 func TestLinuxSaysWhatFailed(t *testing.T) {
-	b := newBoot(t, credentials)
+	t.Parallel()
+	b := newBoot(t, rig.RoleCredentials())
 	full, broken := t.TempDir(), t.TempDir()
-	if err := os.WriteFile(full+"/file", nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(broken+"/tar", []byte("#!/bin/sh\nexit 2\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	rig.WriteFile(t, full+"/file", "", 0o644)
+	rig.WriteFile(t, broken+"/tar", "#!/bin/sh\nexit 2\n", 0o755)
 	for _, c := range []struct {
+		name   string
 		env    string
-		imds   func(string) int
+		imds   func(path string) int
 		status int
 		says   string
 	}{
-		{"RUNNER_DIR=" + full, nil, 7, "is not empty: empty it"},
-		{"DOWNLOAD_URL=http://127.0.0.1:1", nil, 7, "no package"},
-		{"PATH=" + broken + ":" + b.setting("PATH"), nil, 1, "a command failed with 2"},
-		{"RUNNER_DIR=" + t.TempDir() + "/a/b", func(path string) int {
+		{"a folder that is not empty", "RUNNER_DIR=" + full, nil, 7, "is not empty: empty it"},
+		{"no download", "DOWNLOAD_URL=http://127.0.0.1:1", nil, 7, "no package"},
+		{"a broken tar", "PATH=" + broken + ":" + b.setting("PATH"), nil, 1, "a command failed with 2"},
+		{"no instance id", "RUNNER_DIR=" + t.TempDir() + "/a/b", func(path string) int {
 			if strings.HasSuffix(path, "/instance-id") {
 				return http.StatusNotFound
 			}
 			return 0
 		}, 3, "no instance id"},
 	} {
-		b.fail(c.imds, nil)
-		_, errs, status := b.run(t, []string{c.env}, linuxSH)
-		last := errs[strings.LastIndex(strings.TrimSpace(errs), "\n")+1:]
-		if status != c.status || !strings.HasPrefix(last, "runner: ") || !strings.Contains(last, c.says) || b.recorded(t, "config.args") != "" {
-			t.Errorf("%s: exit %d, want %d and %q\n%s", c.env, status, c.status, c.says, errs)
-		}
-		os.RemoveAll(b.dir + "/runner")
+		t.Run(c.name, func(t *testing.T) {
+			b.Fail(c.imds, nil)
+			_, errs, status := b.run(t, []string{c.env}, linuxSH)
+			last := errs[strings.LastIndex(strings.TrimSpace(errs), "\n")+1:]
+			if status != c.status || !strings.HasPrefix(last, "runner: ") || !strings.Contains(last, c.says) {
+				t.Errorf("exit %d, want %d and %q\n%s", status, c.status, c.says, errs)
+			}
+			if args := b.recorded(t, "config.args"); args != "" {
+				t.Errorf("config.sh got %q", args)
+			}
+			os.RemoveAll(b.dir + "/runner")
+		})
 	}
 	b.keepsSecrets(t, "")
 }
 
 // What systemd would do with the unit, over the life of an instance.
 func TestLinuxLeavesAndJoinsAgain(t *testing.T) {
-	b := newBoot(t, credentials)
+	t.Parallel()
+	b := newBoot(t, rig.RoleCredentials())
 	_, errs, status := b.run(t, []string{"RUNNER_EPHEMERAL=false", "RUNNER_GROUP=my group"}, linuxSH)
 	if status != 0 {
 		t.Fatalf("exit %d\n%s", status, errs)
@@ -411,13 +368,10 @@ func TestLinuxLeavesAndJoinsAgain(t *testing.T) {
 		}
 	}
 	// systemd hands on the unit's variables alone.
-	var own []string
-	for _, v := range b.env {
-		if strings.HasPrefix(v, "PATH=") || strings.HasPrefix(v, "RECORD=") || strings.HasPrefix(v, "TMPDIR=") {
-			own = append(own, v)
-		}
-	}
-	b.env = own
+	b.env = slices.DeleteFunc(b.env, func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return !slices.Contains([]string{"PATH", "RECORD", "TMPDIR"}, name)
+	})
 	exec := func(verb string) {
 		t.Helper()
 		_, rest, _ := strings.Cut(unit, "\n"+verb+"=")
@@ -435,18 +389,16 @@ func TestLinuxLeavesAndJoinsAgain(t *testing.T) {
 	if got := b.recorded(t, "config.args"); got != joined+"remove\n" {
 		t.Errorf("stopping did not remove the runner: %q", got)
 	}
-	last := b.github.Requests()[len(b.github.Requests())-1]
+	last := b.GitHub.Requests()[len(b.GitHub.Requests())-1]
 	if last.Path != "/orgs/acme/actions/runners/remove-token" {
 		t.Errorf("stopping asked for %s", last.Path)
 	}
 	// However long it is asked to wait: it holds up the shutdown.
-	b.fail(nil, func() *http.Response {
-		return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"30"}}}
-	})
+	b.Fail(nil, always(rig.Refusal{Status: 503, RetryAfter: "30"}))
 	if _, errs, status := b.run(t, append(env, "RUNNER_TOKEN_TIMEOUT=300"), b.dir+"/hook", "--remove"); status != 6 {
 		t.Errorf("a limit while stopping: exit %d\n%s", status, errs)
 	}
-	b.fail(nil, nil)
+	b.Fail(nil, nil)
 	exec("ExecStart")
 	if got := b.recorded(t, "config.args"); got != joined+"remove\n"+joined {
 		t.Errorf("starting again did not register the runner: %q", got)
@@ -454,78 +406,91 @@ func TestLinuxLeavesAndJoinsAgain(t *testing.T) {
 	b.keepsSecrets(t, errs)
 }
 
-func TestLinuxFaults(t *testing.T) {
-	b := newBoot(t, credentials)
-	response := func(status int, body string, header ...string) *http.Response {
-		r := &http.Response{StatusCode: status, Status: body, Header: http.Header{}}
-		for i := 0; i+1 < len(header); i += 2 {
-			r.Header.Set(header[i], header[i+1])
-		}
-		return r
-	}
-	times := func(n int, r *http.Response) func() *http.Response {
-		return func() *http.Response {
-			if n--; n >= 0 {
-				return r
-			}
+func always(r rig.Refusal) func(int) *rig.Refusal {
+	return func(int) *rig.Refusal { return &r }
+}
+
+func upTo(times int, r rig.Refusal) func(int) *rig.Refusal {
+	return func(n int) *rig.Refusal {
+		if n > times {
 			return nil
 		}
+		return &r
 	}
-	statuses := func(n, status int) func(string) int {
+}
+
+// coded is a refusal of the service's, the others are API Gateway's.
+func coded(status int, code, retryAfter string) rig.Refusal {
+	return rig.Refusal{Status: status, Body: fmt.Sprintf(`{"code":%q,"message":"m"}`, code), RetryAfter: retryAfter}
+}
+
+// TestLinuxFaults takes time and measures it, so it runs alone.
+func TestLinuxFaults(t *testing.T) {
+	b := newBoot(t, rig.RoleCredentials())
+	gateway := func(status int, message string) rig.Refusal {
+		return rig.Refusal{Status: status, Body: fmt.Sprintf(`{"message":%q}`, message)}
+	}
+	imdsOnce := func(status int) func(string) int {
 		return func(string) int {
-			if n--; n >= 0 {
-				return status
-			}
-			return 0
+			defer func() { status = 0 }()
+			return status
 		}
 	}
-	const always, several = 1e9, -1
-	first := map[string]bool{} // how long is slept after the first failure
+	noCredentials := func(string) int { return http.StatusNotFound }
+	var first []string // how long is slept after the first failure
 	for _, c := range []struct {
 		name    string
-		imds    func(string) int
-		api     func() *http.Response
+		imds    func(path string) int
+		api     func(n int) *rig.Refusal
 		env     string
 		timeout string // "20" if empty
 		status  int
 		says    string // in stderr
 		posts   int
-		sleeps  int // at least so long, in seconds, if any
+		orMore  bool // posts, up to the end of the time
+		sleeps  int  // at least so long, in seconds, if any
 	}{
-		{name: "IMDS 401 once", imds: statuses(1, 401), posts: 1},
-		{name: "credentials never", imds: statuses(always, 404), timeout: "2", status: 3, says: "instance profile"},
-		{name: "503 twice", api: times(2, response(503, `{"code":"RateLimited","message":"m"}`, "Retry-After", "5")), says: "503 RateLimited", posts: 3, sleeps: 10},
-		{name: "429", api: times(1, response(429, `{"message":"Too Many Requests"}`)), posts: 2, sleeps: 1},
-		{name: "504", api: times(1, response(504, `{"message":"Endpoint request timed out"}`)), posts: 2},
-		{name: "500 without a code", api: times(1, response(500, `{"message":"Internal Server Error"}`)), posts: 2},
-		{name: "500 with a code", api: times(always, response(500, `{"code":"Internal","message":"internal error"}`)), status: 5, says: "request_id", posts: 1},
-		{name: "502 without a code", api: times(1, response(502, `{"message":"Bad Gateway"}`)), posts: 2},
-		{name: "502 with a code", api: times(always, response(502, `{"code":"CredentialRejected","message":"m"}`)), status: 5, says: "put a new one", posts: 1},
-		{name: "503 for ever", api: times(always, response(503, `{"code":"Unavailable","message":"m"}`)), timeout: "2", status: 6, says: "RUNNER_TOKEN_TIMEOUT=2", posts: several},
-		{name: "Retry-After too long", api: times(always, response(503, `{"code":"RateLimited","message":"m"}`, "Retry-After", "900")), status: 6, says: "RUNNER_TOKEN_TIMEOUT=20", posts: 1},
-		{name: "Retry-After a date", api: times(1, response(503, `{"code":"RateLimited","message":"m"}`, "Retry-After", "Wed, 25 Nov 2026 15:16:44 GMT")), posts: 2},
-		{name: "Forbidden, the Region is another", env: "REGION=us-east-1", status: 5, says: "API Gateway refused", posts: 1},
+		{name: "IMDS answers 401 once", imds: imdsOnce(401), posts: 1},
+		{name: "credentials never come", imds: noCredentials, timeout: "2", status: 3, says: "instance profile"},
+		{name: "503 twice", api: upTo(2, coded(503, "RateLimited", "5")), says: "503 RateLimited", posts: 3, sleeps: 10},
+		{name: "429", api: upTo(1, gateway(429, "Too Many Requests")), posts: 2, sleeps: 1},
+		{name: "504", api: upTo(1, gateway(504, "Endpoint request timed out")), posts: 2},
+		{name: "500 without a code", api: upTo(1, gateway(500, "Internal Server Error")), posts: 2},
+		{name: "500 with a code", api: always(coded(500, "Internal", "")), status: 5, says: "request_id", posts: 1},
+		{name: "502 without a code", api: upTo(1, gateway(502, "Bad Gateway")), posts: 2},
+		{name: "502 with a code", api: always(coded(502, "CredentialRejected", "")), status: 5,
+			says: "put a new one", posts: 1},
+		{name: "503 for ever", api: always(coded(503, "Unavailable", "")), timeout: "2", status: 6,
+			says: "RUNNER_TOKEN_TIMEOUT=2", posts: 6, orMore: true},
+		{name: "Retry-After is too long", api: always(coded(503, "RateLimited", "900")), status: 6,
+			says: "RUNNER_TOKEN_TIMEOUT=20", posts: 1},
+		{name: "Retry-After is a date", api: upTo(1, coded(503, "RateLimited", "Wed, 25 Nov 2026 15:16:44 GMT")), posts: 2},
+		{name: "the Region is another", env: "REGION=us-east-1", status: 5, says: "API Gateway refused", posts: 1},
 		{name: "TargetNotAllowed", env: "TARGET=orgs/other", status: 5, says: "add orgs/other to AllowedTargets", posts: 1},
-		{name: "no token", api: times(1, response(201, `{"token":"","runner_url":"https://github.com/acme"}`)), status: 5, says: "no token", posts: 1},
+		{name: "no token", api: upTo(1, rig.Refusal{Status: 201, Body: `{"token":"","runner_url":"https://x.example/acme"}`}),
+			status: 5, says: "no token", posts: 1},
 		{name: "unreachable", env: "API_URL=http://127.0.0.1:1", timeout: "2", status: 6, says: "curl's error 7"},
-		{name: "mute", env: "API_URL=" + cutOff(t, false), timeout: "2", status: 6, says: "curl's error 28"},
-		{name: "cut off", env: "API_URL=" + cutOff(t, true), timeout: "2", status: 6, says: "curl's error 52"},
-		{name: "no TLS", env: "API_URL=https" + strings.TrimPrefix(b.setting("API_URL"), "http"), timeout: "2", status: 6, says: "curl's error 35"},
-		{name: "a certificate of nobody", env: "API_URL=" + untrusted(t), status: 5, says: "curl's error 60"},
+		{name: "mute", env: "API_URL=" + mute(t), timeout: "2", status: 6, says: "curl's error 28"},
+		{name: "cut off", env: "API_URL=" + hangingUp(t), timeout: "2", status: 6, says: "curl's error 52"},
+		{name: "no TLS", env: "API_URL=https" + strings.TrimPrefix(b.APIURL, "http"), timeout: "2", status: 6,
+			says: "curl's error 35"},
+		{name: "an untrusted certificate", env: "API_URL=" + untrusted(t), status: 5, says: "curl's error 60"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			os.Remove(filepath.Join(b.dir, "sleep"))
-			b.fail(c.imds, c.api)
+			b.Fail(c.imds, c.api)
 			start := time.Now()
-			out, errs, status := b.run(t, []string{cmp.Or(c.env, "x="), "RUNNER_TOKEN_TIMEOUT=" + cmp.Or(c.timeout, "20")}, linuxSH, "--token-only")
-			asked, posts := b.requests()
-			if c.posts == several && posts > 5 { // up to the end of the time, however long the waits have become
-				c.posts = posts
+			env := []string{cmp.Or(c.env, "x="), "RUNNER_TOKEN_TIMEOUT=" + cmp.Or(c.timeout, "20")}
+			out, errs, status := b.run(t, env, linuxSH, "--token-only")
+			took := time.Since(start)
+			if status != c.status || !strings.Contains(errs, c.says) || (out != "") != (status == 0) {
+				t.Errorf("exit %d, want %d and %q:\n%s", status, c.status, c.says, errs)
 			}
-			if status != c.status || !strings.Contains(errs, c.says) || posts != c.posts || (out != "") != (status == 0) {
-				t.Errorf("exit %d after %d tries, want %d after %d and %q:\n%s", status, posts, c.status, c.posts, c.says, errs)
+			asked, posts := b.Requests()
+			if posts < c.posts || posts > c.posts && !c.orMore {
+				t.Errorf("the API was asked %d times, want %d", posts, c.posts)
 			}
-			if took := time.Since(start); c.timeout != "" && took > 5*time.Second {
+			if c.timeout != "" && took > 5*time.Second {
 				t.Errorf("it took %s, and was given %s s", took, c.timeout)
 			}
 			if posts > 1 && asked < 3*posts { // token, role, credentials
@@ -534,7 +499,7 @@ func TestLinuxFaults(t *testing.T) {
 			slept := 0.0
 			for i, s := range strings.Fields(b.recorded(t, "sleep")) {
 				if i == 0 && c.sleeps == 0 {
-					first[s] = true
+					first = append(first, s)
 				}
 				n, err := strconv.ParseFloat(s, 64)
 				if err != nil {
@@ -547,22 +512,20 @@ func TestLinuxFaults(t *testing.T) {
 			}
 		})
 	}
-	if len(first) < 2 {
+	if len(first) > 3 && len(slices.Compact(slices.Clone(first))) == 1 {
 		t.Errorf("there is no jitter: %v", first)
 	}
 	b.keepsSecrets(t, "")
 }
 
-// cutOff takes requests and answers none of them.
-func cutOff(t *testing.T, hangUp bool) string {
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if hangUp {
-			panic(http.ErrAbortHandler)
-		}
-		<-r.Context().Done()
-	}))
-	t.Cleanup(s.Close)
-	return s.URL
+// mute takes requests and says nothing.
+func mute(t *testing.T) string {
+	return rig.Serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+}
+
+// hangingUp takes requests and ends their connections.
+func hangingUp(t *testing.T) string {
+	return rig.Serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
 }
 
 func untrusted(t *testing.T) string {
@@ -573,156 +536,178 @@ func untrusted(t *testing.T) string {
 	return s.URL
 }
 
-// The faults that take real time: nothing but the clocks of the machine decides.
+// The faults that take real time, which the clocks of the machine decide. It runs alone.
 func TestLinuxWaits(t *testing.T) {
-	b := newBoot(t, credentials)
+	b := newBoot(t, rig.RoleCredentials())
 	b.env = append(b.env, "PATH="+os.Getenv("PATH"))
-	var first time.Time
-	b.fail(func(string) int {
-		if first.IsZero() {
-			first = time.Now()
+	t.Run("credentials come 10 s late", func(t *testing.T) {
+		var first time.Time
+		b.Fail(func(string) int {
+			if first.IsZero() {
+				first = time.Now()
+			}
+			if time.Since(first) < 10*time.Second {
+				return http.StatusNotFound
+			}
+			return 0
+		}, nil)
+		out, errs, status := b.run(t, nil, linuxSH, "--token-only")
+		if status != 0 || out == "" || time.Since(first) < 10*time.Second {
+			t.Errorf("exit %d\n%s", status, errs)
 		}
-		if time.Since(first) < 10*time.Second {
-			return http.StatusNotFound
-		}
-		return 0
-	}, nil)
-	if out, errs, status := b.run(t, nil, linuxSH, "--token-only"); status != 0 || out == "" || time.Since(first) < 10*time.Second {
-		t.Errorf("credentials 10 s late: exit %d\n%s", status, errs)
-	}
+	})
 
 	// The clock of the script, curl and all, is an hour off until somebody sets it.
+	faketime := exec.CommandContext(t.Context(), rig.Tool(t, "faketime"), "-f", "+0", "sh", "-c", "printf %s $LD_PRELOAD")
 	clock := filepath.Join(b.dir, "clock")
-	set := func(offset string) {
-		if err := os.WriteFile(clock, []byte(offset), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	preload, err := exec.CommandContext(t.Context(), tool(t, "faketime"), "-f", "+0", "sh", "-c", "printf %s $LD_PRELOAD").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env := []string{"LD_PRELOAD=" + rig.Output(t, faketime), "FAKETIME_TIMESTAMP_FILE=" + clock, "FAKETIME_NO_CACHE=1"}
 	for _, c := range []struct {
-		offset, timeout string
-		tries, status   int // the clock is set after so many
-	}{{"+1h", "20", 2, 0}, {"-1h", "20", 2, 0}, {"+1h", "3", 1e9, 4}} {
-		set(c.offset)
-		b.fail(nil, func() *http.Response {
-			if b.posts == c.tries {
-				set("+0")
+		name, offset, timeout string
+		setAfter              int // so many tries; 0: never
+		status                int
+	}{
+		{"the clock is fast until it is set", "+1h", "20", 2, 0},
+		{"the clock is slow until it is set", "-1h", "20", 2, 0},
+		{"the clock stays fast", "+1h", "3", 0, 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rig.WriteFile(t, clock, c.offset, 0o644)
+			b.Fail(nil, func(n int) *rig.Refusal {
+				if n == c.setAfter {
+					rig.WriteFile(t, clock, "+0", 0o644)
+				}
+				return nil
+			})
+			_, errs, status := b.run(t, append(env, "RUNNER_TOKEN_TIMEOUT="+c.timeout), linuxSH, "--token-only")
+			if status != c.status || !strings.Contains(errs, "the clock is off by ") {
+				t.Errorf("exit %d, want %d\n%s", status, c.status, errs)
 			}
-			return nil
 		})
-		_, errs, status := b.run(t, []string{"RUNNER_TOKEN_TIMEOUT=" + c.timeout, "LD_PRELOAD=" + string(preload),
-			"FAKETIME_TIMESTAMP_FILE=" + clock, "FAKETIME_NO_CACHE=1"}, linuxSH, "--token-only")
-		if off := strings.Contains(errs, "the clock is off by "); status != c.status || !off {
-			t.Errorf("the clock is %s off: exit %d\n%s", c.offset, status, errs)
-		}
 	}
 }
 
 // Ctrl-C, or a shutdown: whatever it is doing, nothing of the token is left.
 func TestLinuxInterrupted(t *testing.T) {
-	for _, hang := range []string{"asking", "config.sh"} {
-		t.Run(hang, func(t *testing.T) {
-			b := newBoot(t, credentials)
-			env := []string{"HANG=x"}
-			if hang == "asking" {
-				env = append(env, "PATH="+os.Getenv("PATH")) // to sleep for as long as it says
-				b.fail(nil, func() *http.Response {
-					return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"15"}}}
-				})
-			}
-			cmd := b.command(t, env, linuxSH)
-			var out bytes.Buffer
-			cmd.Stdout, cmd.Stderr = &out, &out
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		refuse func(n int) *rig.Refusal
+		env    []string
+		busy   func(*testing.T, *boot) bool
+	}{
+		{"while it waits to ask again", always(rig.Refusal{Status: 503, RetryAfter: "15"}),
+			[]string{"PATH=" + os.Getenv("PATH")}, // to sleep for as long as it says
+			func(_ *testing.T, b *boot) bool { _, posts := b.Requests(); return posts > 0 }},
+		{"while config.sh runs", nil, []string{"HANG=x"},
+			func(t *testing.T, b *boot) bool { return b.recorded(t, "config.env") != "" }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBoot(t, rig.RoleCredentials())
+			b.Fail(nil, c.refuse)
+			cmd := b.command(t, c.env, linuxSH)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal, and systemd, tell the whole group
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			ended := make(chan error, 1)
-			go func() { ended <- cmd.Wait() }()
-			for busy := false; !busy; {
-				select {
-				case err := <-ended:
-					t.Fatalf("%v\n%s", err, &out)
-				default:
-					pause(t)
-				}
-				_, posts := b.requests()
-				busy = hang == "asking" && posts > 0 || b.recorded(t, "config.env") != ""
-			}
-			if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM); err != nil {
-				t.Fatal(err)
-			}
-			if err := <-ended; err == nil {
-				t.Errorf("exit 0\n%s", &out)
+			script := rig.Start(t, cmd, syscall.SIGTERM, func() bool { return c.busy(t, b) })
+			printed := script.Printed() // ends it
+			if cmd.ProcessState.Success() {
+				t.Error("exit 0")
 			}
 			if got := b.recorded(t, "svc.args"); got != "" {
 				t.Errorf("svc.sh got %q", got)
 			}
-			b.keepsSecrets(t, out.String())
+			b.keepsSecrets(t, printed)
 		})
 	}
 }
 
 func TestLinuxWrongChecksum(t *testing.T) {
-	b := newBoot(t, credentials)
-	good := b.checksum
-	for _, env := range []string{"RUNNER_SHA256=", "RUNNER_SHA256=" + strings.Repeat("0", 64)} {
-		b.mu.Lock()
-		b.checksum = good
-		if env == "RUNNER_SHA256=" {
-			b.checksum = strings.Repeat("0", 64)
-		}
-		b.mu.Unlock()
-		_, errs, status := b.run(t, []string{env}, linuxSH)
-		if _, err := os.Stat(b.dir + "/runner"); status != 7 || !strings.Contains(errs, "checksum") || err == nil || b.github.Tokens() != nil {
-			t.Errorf("%s: exit %d, runner's directory: %v\n%s", env, status, err, errs)
-		}
-		b.keepsSecrets(t, errs) // and leaves nothing behind
+	t.Parallel()
+	b := newBoot(t, rig.RoleCredentials())
+	good, wrong := b.checksum, strings.Repeat("0", 64)
+	for _, c := range []struct {
+		name             string
+		release, setting string
+	}{
+		{"of the release", wrong, ""},
+		{"of the setting", good, wrong},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b.mu.Lock()
+			b.checksum = c.release
+			b.mu.Unlock()
+			_, errs, status := b.run(t, []string{"RUNNER_SHA256=" + c.setting}, linuxSH)
+			if status != 7 || !strings.Contains(errs, "checksum") || b.GitHub.Tokens() != nil {
+				t.Errorf("exit %d, %d tokens\n%s", status, len(b.GitHub.Tokens()), errs)
+			}
+			if _, err := os.Stat(b.dir + "/runner"); err == nil {
+				t.Error("there is a folder for the runner")
+			}
+			b.keepsSecrets(t, errs) // and leaves nothing behind
+		})
 	}
-	// With version and checksum nobody is asked for the release.
-	_, errs, status := b.run(t, []string{"RUNNER_VERSION=2.998.0", "RUNNER_SHA256=" + good, "RELEASES_URL=http://127.0.0.1:1"}, linuxSH)
-	if status != 0 {
-		t.Errorf("exit %d\n%s", status, errs)
-	}
+	t.Run("with version and checksum nobody is asked for the release", func(t *testing.T) {
+		env := []string{"RUNNER_VERSION=2.998.0", "RUNNER_SHA256=" + good, "RELEASES_URL=http://127.0.0.1:1"}
+		if _, errs, status := b.run(t, env, linuxSH); status != 0 {
+			t.Errorf("exit %d\n%s", status, errs)
+		}
+	})
 }
 
 func TestLinuxSettings(t *testing.T) {
-	run := func(env ...string) (string, int) {
-		dir := t.TempDir()
+	t.Parallel()
+	above := t.TempDir() // those of the cases have their names, which are no good for RUNNER_DIR
+	run := func(t *testing.T, env ...string) (stderr string, status int) {
+		t.Helper()
+		dir, err := os.MkdirTemp(above, "")
+		if err != nil {
+			t.Fatal(err)
+		}
 		cmd := exec.CommandContext(t.Context(), "bash", linuxSH)
-		cmd.Env = append(withoutAWS(), "API_URL=http://127.0.0.1:1", "TARGET=orgs/acme", "REGION="+region,
+		cmd.Env = append(rig.Environ(), "API_URL=http://127.0.0.1:1", "TARGET=orgs/acme", "REGION="+rig.Region,
 			"IMDS_URL=http://127.0.0.1:1", "RELEASES_URL=http://127.0.0.1:1", "RUNNER_DIR="+dir+"/runner")
 		cmd.Env = append(cmd.Env, env...)
-		out, _ := cmd.CombinedOutput()
+		out, errs, status := rig.Run(t, cmd)
+		if out != "" {
+			t.Errorf("stdout is %q", out)
+		}
 		if _, err := os.Stat(dir + "/runner"); err == nil {
-			t.Errorf("%s: something was done", env)
+			t.Error("something was done")
 		}
-		return string(out), cmd.ProcessState.ExitCode()
+		return errs, status
 	}
-	for _, env := range []string{"API_URL=", "API_URL=http://example.com", "API_URL=https://x.example/a?b", "TARGET=", "TARGET=orgs/Acme", "TARGET=acme",
-		"TARGET=orgs/acme/", "REGION=", "REGION=Frankfurt", "RUNNER_LABELS=a b", `RUNNER_GROUP=a"b`, "RUNNER_EPHEMERAL=yes", "RUNNER_VERSION=latest",
-		"RUNNER_USER=a b", "RUNNER_DIR=runner", "RUNNER_TOKEN_TIMEOUT=5m", "RUNNER_TOKEN_TIMEOUT=0"} {
-		out, status := run(env)
-		name, value, _ := strings.Cut(env, "=")
-		want := "runner: " + name + " is malformed: set it to "
-		if value == "" {
-			want = "runner: " + name + " is not set: set it to "
+	for _, env := range []string{
+		"API_URL=", "API_URL=http://example.com", "API_URL=https://x.example/a?b",
+		"TARGET=", "TARGET=orgs/Acme", "TARGET=acme", "TARGET=orgs/acme/",
+		"REGION=", "REGION=Frankfurt",
+		"RUNNER_LABELS=a b", `RUNNER_GROUP=a"b`, "RUNNER_EPHEMERAL=yes", "RUNNER_VERSION=latest",
+		"RUNNER_USER=a b", "RUNNER_DIR=runner", "RUNNER_TOKEN_TIMEOUT=5m", "RUNNER_TOKEN_TIMEOUT=0",
+	} {
+		t.Run(env, func(t *testing.T) {
+			t.Parallel()
+			errs, status := run(t, env)
+			name, value, _ := strings.Cut(env, "=")
+			want := "runner: " + name + " is malformed: set it to "
+			if value == "" {
+				want = "runner: " + name + " is not set: set it to "
+			}
+			if !strings.HasPrefix(errs, want) || strings.Count(errs, "\n") != 1 || status != 2 {
+				t.Errorf("exit %d: %s", status, errs)
+			}
+		})
+	}
+	t.Run("three at once", func(t *testing.T) {
+		t.Parallel()
+		errs, status := run(t, "API_URL=", "TARGET=Acme", "REGION=")
+		if strings.Count(errs, "\n") != 3 || status != 2 {
+			t.Errorf("exit %d: %s", status, errs)
 		}
-		if !strings.HasPrefix(out, want) || strings.Count(out, "\n") != 1 || status != 2 {
-			t.Errorf("%s: exit %d: %s", env, status, out)
-		}
-	}
-	if out, status := run("API_URL=", "TARGET=Acme", "REGION="); strings.Count(out, "\n") != 3 || status != 2 {
-		t.Errorf("three bad settings: exit %d: %s", status, out)
-	}
+	})
 }
 
 // The signer in sh under each shell, against botocore's signatures.
 func TestLinuxSigner(t *testing.T) {
-	_, rest, _ := strings.Cut(readFile(t, linuxSH), "# --- signer")
+	t.Parallel()
+	_, rest, _ := strings.Cut(rig.ReadFile(t, linuxSH), "# --- signer")
 	signer, _, found := strings.Cut("# --- signer"+rest, "# --- end of signer")
 	if !found {
 		t.Fatal("the signer is not marked")
@@ -733,31 +718,43 @@ func TestLinuxSigner(t *testing.T) {
 		SecretKey                                     string `json:"secret_key"`
 		SessionToken                                  string `json:"session_token"`
 	}
-	if err := json.Unmarshal([]byte(readFile(t, vectors)), &cases); err != nil || len(cases) == 0 {
+	if err := json.Unmarshal([]byte(rig.ReadFile(t, vectors)), &cases); err != nil || len(cases) == 0 {
 		t.Fatalf("%d vectors: %v", len(cases), err)
 	}
-	for _, c := range cases {
-		for _, shell := range [][]string{{"bash"}, {"dash"}, {"busybox", "sh"}} {
-			args := append(slices.Clone(shell[1:]), "-c", "set -eu\n"+signer+"\nauthorization \"$@\"", "signer",
-				c.Host, c.Path, c.Region, c.Date, c.AccessKey, c.SecretKey, c.SessionToken)
-			got, err := exec.CommandContext(t.Context(), tool(t, shell[0]), args...).CombinedOutput()
-			if err != nil || string(got) != c.Authorization {
-				t.Errorf("%s, %s: %v\n got %s\nwant %s", c.Name, shell, err, got, c.Authorization)
-			}
+	for _, shell := range [][]string{{"bash"}, {"dash"}, {"busybox", "sh"}} {
+		for _, c := range cases {
+			t.Run(shell[0]+"/"+c.Name, func(t *testing.T) {
+				t.Parallel()
+				args := append(slices.Clone(shell[1:]), "-c", "set -eu\n"+signer+"\nauthorization \"$@\"", "signer",
+					c.Host, c.Path, c.Region, c.Date, c.AccessKey, c.SecretKey, c.SessionToken)
+				got := rig.Output(t, exec.CommandContext(t.Context(), rig.Tool(t, shell[0]), args...))
+				if got != c.Authorization {
+					t.Errorf("\n got %s\nwant %s", got, c.Authorization)
+				}
+			})
 		}
 	}
 }
 
-func TestLinuxShellcheck(t *testing.T) {
-	if out, err := exec.CommandContext(t.Context(), tool(t, "shellcheck"), linuxSH).CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
+// The vectors are what botocore makes today.
+func TestVectorsAreBotocores(t *testing.T) {
+	t.Parallel()
+	got := rig.Output(t, exec.CommandContext(t.Context(), rig.Tool(t, "python"), "sigv4_vectors.py"))
+	if want := rig.ReadFile(t, vectors); got != want || strings.Count(want, `"authorization"`) < 5 {
+		t.Errorf("%s is not what sigv4_vectors.py prints", vectors)
 	}
 }
 
-// EC2 refuses user data above 16 KiB (the User Guide's "Run commands when you launch an EC2 instance"), and the reader's
+func TestLinuxShellcheck(t *testing.T) {
+	t.Parallel()
+	rig.Output(t, exec.CommandContext(t.Context(), rig.Tool(t, "shellcheck"), linuxSH))
+}
+
+// EC2 refuses user data above 16 KiB (the User Guide's "Run commands when you launch an EC2 instance"). The reader's
 // own values come on top.
 func TestLinuxIsUserData(t *testing.T) {
-	if room := 16<<10 - len(readFile(t, linuxSH)); room < 300 {
+	t.Parallel()
+	if room := 16<<10 - len(rig.ReadFile(t, linuxSH)); room < 300 {
 		t.Errorf("there are %d bytes left for the reader's values", room)
 	}
 }

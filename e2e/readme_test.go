@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"fmt"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,13 +9,16 @@ import (
 	"strings"
 	"testing"
 
-	"runner-token-broker/internal/local/apigateway"
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"runner-token-broker/e2e/rig"
 )
 
 // block returns the README's one code block in the language.
 func block(t *testing.T, language string) string {
 	t.Helper()
-	blocks := regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(readFile(t, "../README.md"), -1)
+	text := rig.ReadFile(t, rig.Root+"/README.md")
+	blocks := regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(text, -1)
 	if len(blocks) != 1 {
 		t.Fatalf("the README has %d blocks of %s", len(blocks), language)
 	}
@@ -24,32 +26,36 @@ func block(t *testing.T, language string) string {
 }
 
 func TestCurlOfTheREADMEGetsAToken(t *testing.T) {
-	curl := tool(t, "curl")
+	t.Parallel()
 	script := block(t, "bash")
-	for _, session := range []string{credentials.SessionToken, ""} {
-		pats := newPATs(1)
-		f := startFunction(t, pats, secretsManager(t, pats[0]))
-		c := credentials
-		c.SessionToken = session
-		api := httptest.NewServer(&apigateway.Gateway{Function: f.service, Region: region, Credentials: c, CallerARN: callerARN})
-		t.Cleanup(api.Close)
-
-		dir := t.TempDir()
-		// What the AWS CLI prints; a user's own keys have no session token.
-		export := fmt.Sprintf("#!/bin/sh\n[ \"$*\" = 'configure export-credentials --format env' ] || exit 2\n"+
-			"echo export AWS_ACCESS_KEY_ID=%s\necho export AWS_SECRET_ACCESS_KEY=%s\n", c.AccessKeyID, c.SecretAccessKey)
-		if session != "" {
-			export += "echo export AWS_SESSION_TOKEN=" + session + "\n"
-		}
-		if err := os.WriteFile(filepath.Join(dir, "aws"), []byte(export), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.CommandContext(t.Context(), "bash", "-e")
-		cmd.Stdin = strings.NewReader(script)
-		cmd.Env = append(withoutAWS(), "REGION="+region, "API_URL="+api.URL, "PATH="+dir+":"+filepath.Dir(curl)+":"+os.Getenv("PATH"))
-		out, err := cmd.CombinedOutput()
-		if tokens := f.github.Tokens(); err != nil || len(tokens) != 1 || !strings.Contains(string(out), `"token":"`+tokens[0].Reveal()+`"`) {
-			t.Errorf("%v: %s", err, out)
-		}
+	for _, c := range []struct {
+		name        string
+		credentials aws.Credentials
+	}{
+		{"with a role", rig.RoleCredentials()},
+		{"with a user's keys", rig.UserCredentials()},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := rig.NewFunction(t)
+			dir := t.TempDir()
+			// What the AWS CLI prints.
+			export := fmt.Sprintf("#!/bin/sh\n[ \"$*\" = 'configure export-credentials --format env' ] || exit 2\n"+
+				"echo export AWS_ACCESS_KEY_ID=%s\necho export AWS_SECRET_ACCESS_KEY=%s\n",
+				c.credentials.AccessKeyID, c.credentials.SecretAccessKey)
+			if c.credentials.SessionToken != "" {
+				export += "echo export AWS_SESSION_TOKEN=" + c.credentials.SessionToken + "\n"
+			}
+			rig.WriteFile(t, filepath.Join(dir, "aws"), export, 0o755)
+			cmd := exec.CommandContext(t.Context(), "bash", "-e")
+			cmd.Stdin = strings.NewReader(script)
+			cmd.Env = append(rig.Environ(), "REGION="+rig.Region, "API_URL="+rig.Serve(t, f.API(c.credentials)),
+				"PATH="+dir+":"+filepath.Dir(rig.Tool(t, "curl"))+":"+os.Getenv("PATH"))
+			out, errs, status := rig.Run(t, cmd)
+			tokens := f.GitHub.Tokens()
+			if status != 0 || len(tokens) != 1 || !strings.Contains(out, `"token":"`+tokens[0].Reveal()+`"`) {
+				t.Errorf("exit %d: %s%s", status, out, errs)
+			}
+		})
 	}
 }

@@ -5,16 +5,28 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
+
+	"runner-token-broker/e2e/rig"
 )
 
+// sam runs the SAM CLI at the root of the checkout.
+func sam(t *testing.T, env []string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), rig.Tool(t, "sam"), args...)
+	cmd.Dir = rig.Root
+	cmd.Env = append(append(rig.Environ(), "SAM_CLI_TELEMETRY=0"), env...)
+	rig.Output(t, cmd)
+}
+
 func TestSAMValidates(t *testing.T) {
+	t.Parallel()
 	sam(t, nil, "validate", "--lint", "--region", "us-east-1")
 }
 
 // SAM does not tell make the architecture, so a mistake would show only when the function starts.
 func TestSAMBuildsForItsArchitecture(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		env     []string
@@ -47,18 +59,5 @@ func TestSAMBuildsForItsArchitecture(t *testing.T) {
 				t.Errorf("the package holds %v, want bootstrap alone", files)
 			}
 		})
-	}
-}
-
-// sam runs the SAM CLI at the root of the checkout.
-func sam(t *testing.T, env []string, args ...string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), tool(t, "sam"), args...)
-	cmd.Dir = ".."
-	cmd.Env = append(withoutAWS(), "SAM_CLI_TELEMETRY=0")
-	cmd.Env = append(cmd.Env, env...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("sam %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }

@@ -26,36 +26,34 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	sdk "github.com/aws/aws-sdk-go-v2/service/secretsmanager"
-
+	"runner-token-broker/e2e/rig"
 	"runner-token-broker/internal/local/secretsmanager"
 )
 
-// TestSAMLocal runs the commands of docs/sam-local.md: the SAM CLI, and the built function in a container. Where there is
-// no image of Lambda's, busybox takes its place; Docker Desktop and real AWS are not seen here.
+// TestSAMLocal runs the commands of docs/sam-local.md: the SAM CLI, and the built function in a container. Where there
+// is no image of Lambda's, busybox takes its place. Docker Desktop and real AWS are not seen here.
 func TestSAMLocal(t *testing.T) {
-	tool(t, "sam")
+	rig.Tool(t, "sam")
 	e := startEngine(t)
 	e.provideImage(t)
 
-	pats := newPATs(1)
-	moto := startMoto(t)
-	_, err := moto.client.CreateSecret(t.Context(), &sdk.CreateSecretInput{Name: aws.String("runners/github-pat"), SecretString: aws.String(pats[0].Reveal())})
-	if err != nil {
-		t.Fatal(err)
-	}
-	motoURL, err := url.Parse(moto.url)
+	pats := rig.NewPATs(1)
+	moto := rig.StartMoto(t)
+	moto.CreateSecret(t, "runners/github-pat", pats[0])
+	motoURL, err := url.Parse(moto.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The local stack and the container share Moto and GitHub.
-	f := startFunction(t, pats, map[string]string{"GITHUB_SECRET_ID": "runners/github-pat", "AWS_ENDPOINT_URL_SECRETS_MANAGER": moto.url})
+	f := rig.StartFunction(t, pats, map[string]string{
+		"GITHUB_SECRET_ID":                 "runners/github-pat",
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER": moto.URL,
+	})
 	atMoto := []string{
 		"SAM_FLAGS=--add-host localhost:host-gateway",
-		"SAM_ENV=" + envFile(t, "../docs/sam-local.stand-ins.env.json", map[string]string{
+		"SAM_ENV=" + envFile(t, rig.Root+"/docs/sam-local.stand-ins.env.json", map[string]string{
 			"AWS_ENDPOINT_URL_SECRETS_MANAGER": e.serve(t, httputil.NewSingleHostReverseProxy(motoURL)),
-			"GITHUB_API_URL":                   e.serve(t, f.github),
+			"GITHUB_API_URL":                   e.serve(t, f.GitHub),
 		}),
 	}
 
@@ -65,25 +63,26 @@ func TestSAMLocal(t *testing.T) {
 			"function-url-refused-unauthenticated.json", "http-api-v2-refused-unauthenticated.json",
 			"rest-api-v1-refused-unauthenticated.json", "sam-local-org-registration-token.json",
 		}
-		files, _ := filepath.Glob("../events/*.json")
+		files, _ := filepath.Glob(rig.Root + "/events/*.json")
 		if len(files) == 0 {
 			t.Fatal("no events")
 		}
 		for _, file := range files {
-			t.Run(filepath.Base(file), func(t *testing.T) {
+			name := filepath.Base(file)
+			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				got, printed, status := e.make(t, nil, append(atMoto, "sam-invoke", "EVENT="+strings.TrimPrefix(file, "../"))...)
+				got, printed, status := e.make(t, nil, append(slices.Clone(atMoto), "sam-invoke", "EVENT=events/"+name)...)
 				if status != 0 {
 					t.Fatalf("exit %d\n%s", status, printed)
 				}
-				want := f.invoke(t, file)
-				if slices.Contains(unauthenticated, filepath.Base(file)) {
+				want := f.Invoke(t, event(t, name))
+				if slices.Contains(unauthenticated, name) {
 					if !strings.Contains(want, "CallerNotAuthenticated") {
 						t.Errorf("the local stack answers %s", want)
 					}
-					want = f.invoke(t, "../events/http-api-v2-org-registration-token.json")
+					want = f.Invoke(t, event(t, "http-api-v2-org-registration-token.json"))
 				}
-				f.same(t, got, want)
+				same(t, f, got, want)
 			})
 		}
 	})
@@ -93,67 +92,74 @@ func TestSAMLocal(t *testing.T) {
 		for _, target := range []string{"orgs/acme", "repos/acme/widgets", "enterprises/acme-corp", "orgs/other"} {
 			for _, kind := range []string{"registration-token", "remove-token"} {
 				path := "/" + target + "/actions/runners/" + kind
-				got, want := post(t, api+path, nil), f.post(t, path)
-				if got.status != want.status {
-					t.Errorf("%s: %d, want %d", path, got.status, want.status)
-				}
-				f.same(t, string(got.body), string(want.body))
+				t.Run(target+"/"+kind, func(t *testing.T) {
+					got, want := post(t, api+path, nil), f.Post(t, path)
+					if got.Status != want.Status {
+						t.Errorf("%d, want %d", got.Status, want.Status)
+					}
+					same(t, f, string(got.Body), string(want.Body))
+				})
 			}
 		}
-		plain := post(t, api+"/orgs/acme/actions/runners/registration-token", http.Header{"Accept": {"text/plain"}})
-		f.same(t, string(plain.body), f.github.Tokens()[0].Reveal())
+		t.Run("as text", func(t *testing.T) {
+			plain := post(t, api+"/orgs/acme/actions/runners/registration-token", http.Header{"Accept": {"text/plain"}})
+			same(t, f, string(plain.Body), f.GitHub.Tokens()[0].Reveal())
+		})
 		for _, path := range []string{"/orgs/acme/actions/runners/registration", "/"} {
-			got, want := post(t, api+path, nil), f.post(t, path)
-			if got.status != 403 || !strings.Contains(string(got.body), "Missing Authentication Token") || want.status != 404 {
-				t.Errorf("%s: %d %s, and from the local stack %d", path, got.status, got.body, want.status)
-			}
+			t.Run("not "+path, func(t *testing.T) {
+				got, want := post(t, api+path, nil), f.Post(t, path)
+				if got.Status != 403 || !strings.Contains(string(got.Body), "Missing Authentication Token") || want.Status != 404 {
+					t.Errorf("%d %s, and from the local stack %d", got.Status, got.Body, want.Status)
+				}
+			})
 		}
 	})
 
 	t.Run("needs no AWS", func(t *testing.T) {
 		token := regexp.MustCompile(`"token": ?"[A-Z0-9]{29}"`)
-		if out, printed, status := e.make(t, nil, "sam-invoke", "EVENT=events/direct-org.json"); status != 0 || !token.MatchString(out) {
+		out, printed, status := e.make(t, nil, "sam-invoke", "EVENT=events/direct-org.json")
+		if status != 0 || !token.MatchString(out) {
 			t.Errorf("exit %d: %s\n%s", status, out, printed)
 		}
-		if got := post(t, e.api(t)+"/enterprises/acme-corp/actions/runners/remove-token", nil); got.status != 201 || !token.Match(got.body) {
-			t.Errorf("%d %s", got.status, got.body)
+		got := post(t, e.api(t)+"/enterprises/acme-corp/actions/runners/remove-token", nil)
+		if got.Status != 201 || !token.Match(got.Body) {
+			t.Errorf("%d %s", got.Status, got.Body)
 		}
 	})
 
 	t.Run("with GITHUB_PAT calls the GitHub that it is for", func(t *testing.T) {
-		env := []string{"GITHUB_PAT=" + pats[0].Reveal(), "GITHUB_API_URL=" + e.serve(t, f.github), "TARGET=orgs/acme"}
+		env := []string{"GITHUB_PAT=" + pats[0].Reveal(), "GITHUB_API_URL=" + e.serve(t, f.GitHub), "TARGET=orgs/acme"}
 		got, printed, status := e.make(t, env, "sam-invoke", "EVENT=events/direct-org.json")
 		if status != 0 {
 			t.Fatalf("exit %d\n%s", status, printed)
 		}
-		f.same(t, got, f.invoke(t, "../events/direct-org.json"))
+		same(t, f, got, f.Invoke(t, event(t, "direct-org.json")))
 		if strings.Contains(got+printed, pats[0].Reveal()) {
 			t.Error("the PAT is printed")
 		}
 	})
 
 	t.Run("with SAM_ENV reads the secret as the AWS profile", func(t *testing.T) {
-		secrets := secretsmanager.New(region, credentials) // answers to these credentials alone
+		c := rig.RoleCredentials()
+		secrets := secretsmanager.New(rig.Region, c) // answers to these credentials alone
 		secrets.Put("runners/github-pat", pats[0])
 		aws := e.serve(t, secrets)
 		dir := t.TempDir()
-		for name, text := range map[string]string{
-			"config": "[profile developer]\nregion = " + region + "\n",
-			"credentials": fmt.Sprintf("[developer]\naws_access_key_id = %s\naws_secret_access_key = %s\naws_session_token = %s\n",
-				credentials.AccessKeyID, credentials.SecretAccessKey, credentials.SessionToken),
-		} {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		file := envFile(t, "../docs/sam-local.env.json", map[string]string{"AWS_ENDPOINT_URL_SECRETS_MANAGER": aws, "GITHUB_API_URL": e.serve(t, f.github)})
-		env := []string{"AWS_PROFILE=developer", "AWS_CONFIG_FILE=" + dir + "/config", "AWS_SHARED_CREDENTIALS_FILE=" + dir + "/credentials",
+		rig.WriteFile(t, dir+"/config", "[profile developer]\nregion = "+rig.Region+"\n", 0o600)
+		rig.WriteFile(t, dir+"/credentials", fmt.Sprintf("[developer]\n"+
+			"aws_access_key_id = %s\naws_secret_access_key = %s\naws_session_token = %s\n",
+			c.AccessKeyID, c.SecretAccessKey, c.SessionToken), 0o600)
+		file := envFile(t, rig.Root+"/docs/sam-local.env.json", map[string]string{
+			"AWS_ENDPOINT_URL_SECRETS_MANAGER": aws, "GITHUB_API_URL": e.serve(t, f.GitHub),
+		})
+		env := []string{"AWS_PROFILE=developer",
+			"AWS_CONFIG_FILE=" + dir + "/config", "AWS_SHARED_CREDENTIALS_FILE=" + dir + "/credentials",
 			"AWS_ENDPOINT_URL_STS=" + strings.Replace(aws, "localhost", e.gateway, 1)} // SAM's own question stays here
 		got, printed, status := e.make(t, env, "sam-invoke", "EVENT=events/direct-repo.json", "SAM_ENV="+file, atMoto[0])
 		if status != 0 {
 			t.Fatalf("exit %d\n%s", status, printed)
 		}
-		f.same(t, got, f.invoke(t, "../events/direct-repo.json"))
+		same(t, f, got, f.Invoke(t, event(t, "direct-repo.json")))
 		if n := secrets.Reads(); n != 1 {
 			t.Errorf("the secret was read %d times, want once", n)
 		}
@@ -167,13 +173,11 @@ func testEvent(t *testing.T, e *engine) {
 	dir := t.TempDir()
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(dir, "bootstrap"), "./testdata/echo")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	rig.Output(t, build)
 	api := e.api(t, "SAM_FLAGS=--docker-volume-basedir "+dir)
 	sample := func(name string) map[string]any {
 		t.Helper()
-		return parseEvent(t, []byte(readFile(t, "../events/"+name)))
+		return parseEvent(t, event(t, name))
 	}
 	send := func(like map[string]any) map[string]any {
 		t.Helper()
@@ -185,11 +189,7 @@ func testEvent(t *testing.T, e *engine) {
 				args = append(args, "-H", fmt.Sprint(name, ": ", value))
 			}
 		}
-		event, err := exec.CommandContext(t.Context(), tool(t, "curl"), args...).Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return parseEvent(t, event)
+		return parseEvent(t, rig.Output(t, exec.CommandContext(t.Context(), rig.Tool(t, "curl"), args...)))
 	}
 	check := func(title string, got, want []string) {
 		t.Helper()
@@ -200,24 +200,24 @@ func testEvent(t *testing.T, e *engine) {
 	}
 
 	ours := sample("sam-local-org-registration-token.json")
-	event := send(ours)
-	check("SAM's event differs from our sample of it in", differences(event, ours), []string{
+	sent := send(ours)
+	check("SAM's event differs from our sample of it in", differences(sent, ours), []string{
 		"headers.Host", "headers.X-Forwarded-Port", // the port
 		"requestContext.requestId", "requestContext.time", "requestContext.timeEpoch",
 	})
-	check("SAM's event has of its own", differences(event, send(ours)), nil) // id and time are the process's
+	check("SAM's event has of its own", differences(sent, send(ours)), nil) // id and time are the process's
 
 	theirs := sample("http-api-v2-org-registration-token.json")
-	event = send(theirs)
+	sent = send(theirs)
 	lower := map[string]any{}
-	for name, value := range event["headers"].(map[string]any) {
+	for name, value := range sent["headers"].(map[string]any) {
 		if name == strings.ToLower(name) {
 			t.Errorf("header %s is in lower case, as AWS's are", name)
 		}
 		lower[strings.ToLower(name)] = value
 	}
-	event["headers"] = lower
-	check("Besides the case of its headers, SAM's event differs from AWS's in", differences(event, theirs), []string{
+	sent["headers"] = lower
+	check("Besides the case of its headers, SAM's event differs from AWS's in", differences(sent, theirs), []string{
 		"requestContext.authorizer: missing", "headers.x-amzn-trace-id: missing", "headers.x-forwarded-for: missing",
 		"body: added", "cookies: added", "stageVariables: added", // empty, where AWS leaves them out
 		// Who asked whom, and when; timeEpoch in seconds, where AWS counts milliseconds.
@@ -227,9 +227,15 @@ func testEvent(t *testing.T, e *engine) {
 	})
 }
 
-func parseEvent(t *testing.T, text []byte) (event map[string]any) {
+// event returns a sample of events/.
+func event(t *testing.T, name string) string {
 	t.Helper()
-	if err := json.Unmarshal(text, &event); err != nil {
+	return rig.ReadFile(t, filepath.Join(rig.Root, "events", name))
+}
+
+func parseEvent(t *testing.T, text string) (event map[string]any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), &event); err != nil {
 		t.Fatalf("%s: %v", text, err)
 	}
 	return event
@@ -262,33 +268,31 @@ func differences(got, want map[string]any) (paths []string) {
 }
 
 func TestSAMInvokeWithoutAnEventSaysWhatToDo(t *testing.T) {
-	for _, event := range []string{"", "events/none.json", "events"} {
-		cmd := exec.CommandContext(t.Context(), "make", "sam-invoke", "EVENT="+event)
-		cmd.Dir = ".."
-		cmd.Env = withoutAWS()
-		out, err := cmd.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "EVENT='"+event+"' is no file: try EVENT=events/direct-org.json") {
-			t.Errorf("%q: %v\n%s", event, err, out)
-		}
+	t.Parallel()
+	for _, c := range []struct{ name, event string }{
+		{"none", ""},
+		{"a file that is not there", "events/none.json"},
+		{"a folder", "events"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), "make", "sam-invoke", "EVENT="+c.event)
+			cmd.Dir = rig.Root
+			cmd.Env = rig.Environ()
+			_, errs, status := rig.Run(t, cmd)
+			if status == 0 || !strings.Contains(errs, "EVENT='"+c.event+"' is no file: try EVENT=events/direct-org.json") {
+				t.Errorf("exit %d\n%s", status, errs)
+			}
+		})
 	}
-}
-
-// invoke returns the local stack's answer to the event.
-func (f *function) invoke(t *testing.T, file string) string {
-	t.Helper()
-	result, err := f.service.Invoke(t.Context(), []byte(readFile(t, file)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(result.Payload)
 }
 
 // same wants two answers to be the same but for what each answer has of its own: the token, which must be one of
 // GitHub's, its expiry, which must be in an hour, the request id and the stand-in's port.
-func (f *function) same(t *testing.T, got, want string) {
+func same(t *testing.T, f *rig.Function, got, want string) {
 	t.Helper()
 	var tokens []string
-	for _, v := range f.github.Tokens() {
+	for _, v := range f.GitHub.Tokens() {
 		tokens = append(tokens, v.Reveal())
 	}
 	if g, w := fold(got, tokens), fold(want, tokens); !reflect.DeepEqual(g, w) {
@@ -330,21 +334,16 @@ func fold(v any, tokens []string) any {
 }
 
 // post makes one request that is not signed.
-func post(t *testing.T, url string, header http.Header) answer {
+func post(t *testing.T, url string, header http.Header) rig.Answer {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	maps.Copy(r.Header, header)
-	return send(t, r)
+	return rig.Send(t, rig.NewPost(t, url, "", header))
 }
 
 // envFile returns a copy of the documentation's file with values for here.
 func envFile(t *testing.T, file string, values map[string]string) string {
 	t.Helper()
 	var env struct{ TokenFunction map[string]string }
-	if err := json.Unmarshal([]byte(readFile(t, file)), &env); err != nil {
+	if err := json.Unmarshal([]byte(rig.ReadFile(t, file)), &env); err != nil {
 		t.Fatalf("%s: %v", file, err)
 	}
 	maps.Copy(env.TokenFunction, values)
@@ -353,9 +352,7 @@ func envFile(t *testing.T, file string, values map[string]string) string {
 		t.Fatal(err)
 	}
 	copied := filepath.Join(t.TempDir(), "env.json")
-	if err := os.WriteFile(copied, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	rig.WriteFile(t, copied, string(text), 0o600)
 	return copied
 }
 
@@ -370,7 +367,7 @@ type engine struct {
 func startEngine(t *testing.T) *engine {
 	t.Helper()
 	e := newEngine(cmp.Or(os.Getenv("DOCKER_HOST"), "unix:///var/run/docker.sock"))
-	if e.request(http.MethodGet, "/_ping", nil, nil) != nil {
+	if !e.answers() {
 		e = startDockerd(t)
 	}
 	if bridge, err := net.InterfaceByName("docker0"); err == nil {
@@ -406,53 +403,22 @@ func newEngine(host string) *engine {
 
 func startDockerd(t *testing.T) *engine {
 	t.Helper()
-	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
-		t.Skip("NOT TESTED: no Docker engine answers, and to start one takes root")
+	if os.Geteuid() != 0 {
+		rig.NotTested(t, "no Docker engine answers, and to start one takes root")
 	}
-	program := tool(t, "dockerd")
 	dir, err := os.MkdirTemp("", "docker") // t.TempDir's path is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	e := newEngine("unix://" + dir + "/sock")
-	background(t, exec.Command(program, "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "--host", e.host),
-		func() bool { return e.request(http.MethodGet, "/_ping", nil, nil) == nil },
-		func(pid int) { syscall.Kill(pid, syscall.SIGTERM) })
+	cmd := exec.Command(rig.Tool(t, "dockerd"), "--data-root", dir+"/data", "--exec-root", dir+"/exec",
+		"--pidfile", dir+"/pid", "--host", e.host)
+	rig.Start(t, cmd, syscall.SIGTERM, e.answers)
 	return e
 }
 
-// background starts a command, waits until it is ready, and stops it when the test ends.
-func background(t *testing.T, cmd *exec.Cmd, ready func() bool, stop func(pid int)) {
-	t.Helper()
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		cmd.Wait()
-	}()
-	t.Cleanup(func() {
-		stop(cmd.Process.Pid)
-		<-ended
-		if t.Failed() {
-			t.Logf("%s printed:\n%s", cmd, &out)
-		}
-	})
-	for deadline := time.Now().Add(time.Minute); !ready(); pause(t) {
-		select {
-		case <-ended:
-			t.Fatalf("%s: %s", cmd, cmd.ProcessState)
-		default:
-			if time.Now().After(deadline) {
-				t.Fatalf("%s does not serve", cmd)
-			}
-		}
-	}
-}
+func (e *engine) answers() bool { return e.request(http.MethodGet, "/_ping", nil, nil) == nil }
 
 // request returns an error for every status but 2xx.
 func (e *engine) request(method, path string, body io.Reader, result any) error {
@@ -478,8 +444,8 @@ func (e *engine) request(method, path string, body io.Reader, result any) error 
 	return nil
 }
 
-// provideImage makes, for the time of the test, an image that will do, unless Lambda's is there: busybox is all that SAM
-// and the function need of it.
+// provideImage makes, for the time of the test, an image that will do, unless Lambda's is there. busybox is all that SAM
+// and the function need.
 func (e *engine) provideImage(t *testing.T) {
 	t.Helper()
 	const repo = "public.ecr.aws/lambda/provided"
@@ -499,7 +465,8 @@ func (e *engine) provideImage(t *testing.T) {
 		}
 		w.Write(content)
 	}
-	for name, file := range map[string]string{"bin/busybox": tool(t, "busybox"), "etc/ssl/certs/ca-certificates.crt": "/etc/ssl/certs/ca-certificates.crt"} {
+	const certificates = "etc/ssl/certs/ca-certificates.crt"
+	for name, file := range map[string]string{"bin/busybox": rig.Tool(t, "busybox"), certificates: "/" + certificates} {
 		content, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -543,10 +510,10 @@ func (e *engine) serve(t *testing.T, h http.Handler) string {
 func (e *engine) command(t *testing.T, env []string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("make", args...)
-	cmd.Dir = ".."
-	cmd.Env = slices.DeleteFunc(withoutAWS(), func(v string) bool { return strings.HasPrefix(v, "GITHUB_") })
-	cmd.Env = append(cmd.Env, "PATH="+filepath.Dir(tool(t, "sam"))+":"+os.Getenv("PATH"), "DOCKER_HOST="+e.host,
-		"SAM_SKIP_PULL_IMAGE=true", "SAM_CLI_TELEMETRY=0", "AWS_DEFAULT_REGION="+region, "AWS_EC2_METADATA_DISABLED=true",
+	cmd.Dir = rig.Root
+	cmd.Env = slices.DeleteFunc(rig.Environ(), func(v string) bool { return strings.HasPrefix(v, "GITHUB_") })
+	cmd.Env = append(cmd.Env, "DOCKER_HOST="+e.host, "PATH="+filepath.Dir(rig.Tool(t, "sam"))+":"+os.Getenv("PATH"),
+		"SAM_SKIP_PULL_IMAGE=true", "SAM_CLI_TELEMETRY=0", "AWS_DEFAULT_REGION="+rig.Region, "AWS_EC2_METADATA_DISABLED=true",
 		"AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")
 	cmd.Env = append(cmd.Env, env...)
 	return cmd
@@ -554,27 +521,17 @@ func (e *engine) command(t *testing.T, env []string, args ...string) *exec.Cmd {
 
 func (e *engine) make(t *testing.T, env []string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
-	return run(t, e.command(t, env, args...))
+	return rig.Run(t, e.command(t, env, args...))
 }
 
 // api runs make sam-api until the test ends, and returns its URL.
 func (e *engine) api(t *testing.T, args ...string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-	url := fmt.Sprint("http://127.0.0.1:", port)
-	cmd := e.command(t, nil, append(args, "sam-api", fmt.Sprint("PORT=", port))...)
+	port := rig.FreePort(t)
+	url := "http://127.0.0.1:" + port
+	cmd := e.command(t, nil, append(slices.Clone(args), "sam-api", "PORT="+port)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	background(t, cmd, func() bool {
-		resp, err := http.Get(url)
-		if err == nil {
-			resp.Body.Close()
-		}
-		return err == nil
-	}, func(pid int) { syscall.Kill(-pid, syscall.SIGINT) }) // as Ctrl-C does
+	// SIGINT is what Ctrl-C sends.
+	rig.Start(t, cmd, syscall.SIGINT, func() bool { return rig.Answers(url, http.StatusForbidden) })
 	return url
 }

@@ -20,12 +20,13 @@ import (
 	"testing"
 	"time"
 
+	"runner-token-broker/e2e/rig"
 	"runner-token-broker/internal/local/github"
 	"runner-token-broker/internal/local/sigv4"
 )
 
 const (
-	stepFunctions = "../examples/step-functions/"
+	stepFunctions = rig.Root + "/examples/step-functions/"
 	byLambda      = "scale-out.asl.json"
 	byAPI         = "scale-out-apigateway.asl.json"
 
@@ -42,10 +43,10 @@ const (
 //
 // It proves nothing of KMS, the role, whether a task starts, and how AWS names the errors of ECS.
 type account struct {
-	*function
+	*rig.Function
 	endpoint        string
 	subnets, groups []string
-	moto            moto
+	moto            *rig.Moto
 	mu              sync.Mutex
 	answerRunTask   func(n int) (status int, answer string) // to the nth, from 1, instead of Moto; status 0: Moto after all
 	runTasks        []runTask
@@ -72,13 +73,11 @@ type runTask struct {
 
 func newAccount(t *testing.T) *account {
 	t.Helper()
-	pats := newPATs(1)
-	a := &account{function: startFunction(t, pats, secretsManager(t, pats[0]))}
-
+	a := &account{Function: rig.NewFunction(t)}
 	front := httptest.NewUnstartedServer(nil)
 	_, port, _ := strings.Cut(front.Listener.Addr().String(), ":")
-	a.moto = startMoto(t, "MOTO_PORT="+port) // where its interpreter looks for all of AWS
-	behind, err := url.Parse(a.moto.url)
+	a.moto = rig.StartMoto(t, "MOTO_PORT="+port) // where its interpreter looks for all of AWS
+	behind, err := url.Parse(a.moto.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,14 +87,11 @@ func newAccount(t *testing.T) *account {
 	t.Cleanup(front.Close)
 	a.endpoint = front.URL
 	t.Cleanup(func() {
-		a.moto.stop()
-		for _, token := range a.github.Tokens() {
-			if strings.Contains(a.moto.printed.String(), token.Reveal()) {
+		printed := a.moto.Printed()
+		for _, token := range a.GitHub.Tokens() {
+			if strings.Contains(printed, token.Reveal()) {
 				t.Errorf("Moto printed the token with the SHA-256 %s", token.SHA256())
 			}
-		}
-		if t.Failed() {
-			t.Logf("Moto printed:\n%s", a.moto.printed)
 		}
 	})
 
@@ -173,7 +169,7 @@ func (a *account) runTask(body []byte) (status int, answer string) {
 
 // invoke is Lambda's Invoke, for the function.
 func (a *account) invoke(w http.ResponseWriter, r *http.Request, event []byte) {
-	result, err := a.service.Invoke(r.Context(), event)
+	result, err := a.Lambda.Invoke(r.Context(), event)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -198,9 +194,9 @@ func (a *account) invokeAPI(w http.ResponseWriter, r *http.Request, parameters [
 		fail("ApiGateway.Unexpected", fmt.Sprintf("%v, %s", err, parameters))
 		return
 	}
-	request, err := http.NewRequestWithContext(r.Context(), p.Method, a.url+"/"+p.Path, nil)
+	request, err := http.NewRequestWithContext(r.Context(), p.Method, a.URL+"/"+p.Path, nil)
 	if err == nil {
-		err = sigv4.Sign(request, nil, credentials, region, "execute-api")
+		err = sigv4.Sign(request, nil, rig.RoleCredentials(), rig.Region, "execute-api")
 	}
 	if err != nil {
 		fail("ApiGateway.Unexpected", err.Error())
@@ -237,19 +233,16 @@ func (a *account) query(t *testing.T, service, form string) string {
 
 func (a *account) send(t *testing.T, service, path string, header http.Header, body string) string {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, a.endpoint+path, strings.NewReader(body))
-	if err != nil {
+	r := rig.NewPost(t, a.endpoint+path, body, header)
+	// Moto reads the service and the Region in it.
+	if err := sigv4.Sign(r, []byte(body), rig.RoleCredentials(), rig.Region, service); err != nil {
 		t.Fatal(err)
 	}
-	r.Header = header
-	if err := sigv4.Sign(r, []byte(body), credentials, region, service); err != nil { // Moto reads the service and the Region in it
-		t.Fatal(err)
+	answer := rig.Send(t, r)
+	if answer.Status/100 != 2 {
+		t.Fatalf("%s %s: %d %s", service, header, answer.Status, answer.Body)
 	}
-	answer := send(t, r)
-	if answer.status/100 != 2 {
-		t.Fatalf("%s %s: %d %s", service, header, answer.status, answer.body)
-	}
-	return string(answer.body)
+	return string(answer.Body)
 }
 
 // definition is a state machine as CloudFormation deploys it.
@@ -260,7 +253,7 @@ func definition(t *testing.T, file, target string, subnets, groups []string) str
 		"ClusterArn": clusterARN, "TaskDefinitionArn": taskARN, "ContainerName": "runner", "AssignPublicIp": "DISABLED",
 		"SubnetIds": strings.Join(subnets, ","), "SecurityGroupIds": strings.Join(groups, ","), "AlarmTopicArn": topicARN,
 	}
-	return regexp.MustCompile(`\$\{\w+\}`).ReplaceAllStringFunc(readFile(t, stepFunctions+file), func(s string) string {
+	return regexp.MustCompile(`\$\{\w+\}`).ReplaceAllStringFunc(rig.ReadFile(t, stepFunctions+file), func(s string) string {
 		value, ok := values[s[2:len(s)-1]]
 		if !ok {
 			t.Errorf("%s: what is %s?", file, s)
@@ -348,19 +341,15 @@ func (a *account) execute(t *testing.T, file, target, input string) execution {
 	call("StartExecution", map[string]any{"stateMachineArn": made.StateMachineArn, "name": "a-fleet", "input": input}, &made)
 	of := map[string]any{"executionArn": made.ExecutionArn}
 	var e execution
-	for deadline := time.Now().Add(time.Minute); ; pause(t) {
-		if call("DescribeExecution", of, &e); e.Status != "RUNNING" {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the execution does not end")
-		}
-	}
+	rig.Await(t, time.Minute, "the execution's end", func() bool {
+		call("DescribeExecution", of, &e)
+		return e.Status != "RUNNING"
+	})
 	var history struct{ Events json.RawMessage }
 	call("GetExecutionHistory", of, &history)
 	e.history = string(history.Events)
 	// The output goes where the history does not, and a failure to a mailbox.
-	for _, token := range a.github.Tokens() {
+	for _, token := range a.GitHub.Tokens() {
 		for where, text := range map[string]string{"output": e.Output, "error": e.Error, "cause": e.Cause, "message": fmt.Sprint(a.published)} {
 			if strings.Contains(text, token.Reveal()) {
 				t.Errorf("the token is in the %s", where)
@@ -441,18 +430,15 @@ func startsAFleet(t *testing.T, a *account, file string) {
 	const count = 12 // more than MaxConcurrency
 	e := a.execute(t, file, "orgs/acme", fmt.Sprintf(`{"count": %d}`, count))
 	a.succeeded(t, e, count)
-	if tokens := a.github.Tokens(); len(tokens) != 1 || len(a.runTasks) != count {
+	if tokens := a.GitHub.Tokens(); len(tokens) != 1 || len(a.runTasks) != count {
 		t.Fatalf("%d tokens and %d runners, want one for %d", len(tokens), len(a.runTasks), count)
 	}
-	result, err := a.service.Invoke(t.Context(), []byte(`{"target":"orgs/acme"}`)) // the same token again
-	if err != nil {
-		t.Fatal(err)
-	}
+	result := a.Invoke(t, `{"target":"orgs/acme"}`) // the same token again
 	var issued struct {
 		Token     string
 		RunnerURL string `json:"runner_url"`
 	}
-	if err := json.Unmarshal(result.Payload, &issued); err != nil {
+	if err := json.Unmarshal([]byte(result), &issued); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(e.history, issued.Token) {
@@ -484,30 +470,30 @@ func startsAFleet(t *testing.T, a *account, file string) {
 }
 
 func waitsOutALimit(t *testing.T, a *account, file, name string) {
-	calls := len(a.github.Requests())
+	calls := len(a.GitHub.Requests())
 	limited := github.Refusal(http.StatusTooManyRequests, "You have exceeded a secondary rate limit")
 	limited.Header = http.Header{"X-Ratelimit-Reset": nil} // no known wait, so that each try reaches GitHub
-	a.github.OnRequest(func(*http.Request) *github.Answer {
-		if len(a.github.Requests())-calls <= 2 {
+	a.GitHub.OnRequest(func(*http.Request) *github.Answer {
+		if len(a.GitHub.Requests())-calls <= 2 {
 			return limited
 		}
 		return nil
 	})
 	e := a.execute(t, file, "repos/acme/limited", `{"count": 2}`)
-	a.github.OnRequest(nil)
+	a.GitHub.OnRequest(nil)
 	a.succeeded(t, e, 2)
 	refusals := strings.Count(e.history, `"error": "`+name+`"`)
-	if calls := len(a.github.Requests()) - calls; calls != 3 || refusals != 2 {
+	if calls := len(a.GitHub.Requests()) - calls; calls != 3 || refusals != 2 {
 		t.Errorf("GitHub was asked %d times, want 3; the history has %d times %s, want 2", calls, refusals, name)
 	}
 }
 
 func refusesOtherCounts(t *testing.T, a *account, file string) {
-	calls := len(a.github.Requests())
+	calls := len(a.GitHub.Requests())
 	for _, input := range []string{`{}`, `{"count": 0}`, `{"count": -1}`, `{"count": 101}`, `{"count": "5"}`, `{"count": null}`, `{"count": [5]}`} {
 		a.failed(t, a.execute(t, file, "repos/acme/counted", input), "InvalidCount", false)
 	}
-	if calls := len(a.github.Requests()) - calls; calls > 0 {
+	if calls := len(a.GitHub.Requests()) - calls; calls > 0 {
 		t.Errorf("GitHub was asked %d times for a token", calls)
 	}
 	a.succeeded(t, a.execute(t, file, "repos/acme/counted", `{"count": 1}`), 1)
@@ -566,7 +552,7 @@ func seesWhichRunnersDoNotStart(t *testing.T, a *account, file string) {
 }
 
 func tellsTheOperators(t *testing.T, a *account, file string, name map[string]string) {
-	a.github.Restrict("repos/acme/known")
+	a.GitHub.Restrict("repos/acme/known")
 	a.refusePublish = true
 	a.failed(t, a.execute(t, file, "orgs/other", `{"count": 2}`), name["TargetNotAllowed"], true) // and not SNS's error
 	a.refusePublish = false
@@ -580,19 +566,19 @@ func tellsTheOperators(t *testing.T, a *account, file string, name map[string]st
 		{"CredentialRejected", "repos/acme/known", 1},
 	} {
 		if c.code == "CredentialRejected" {
-			a.github.Rotate()
+			a.GitHub.Rotate()
 		}
-		calls := len(a.github.Requests())
+		calls := len(a.GitHub.Requests())
 		e := a.execute(t, file, c.target, `{"count": 2}`)
 		a.failed(t, e, name[c.code], true)
-		if calls := len(a.github.Requests()) - calls; calls != c.calls || len(a.runTasks) > 0 || !strings.Contains(e.Cause, c.code) {
+		if calls := len(a.GitHub.Requests()) - calls; calls != c.calls || len(a.runTasks) > 0 || !strings.Contains(e.Cause, c.code) {
 			t.Errorf("%s: GitHub was asked %d times, want %d; %d runners started; the cause is %s", c.code, calls, c.calls, len(a.runTasks), e.Cause)
 		}
 	}
 }
 
 func TestStateMachinesAreValid(t *testing.T) {
-	validator := tool(t, "asl-validator")
+	validator := rig.Tool(t, "asl-validator")
 	validate := func(texts ...string) error {
 		var args []string
 		for _, text := range texts {
@@ -626,7 +612,7 @@ func TestStateMachinesAreValid(t *testing.T) {
 // The two files are one state machine, and one is easily forgotten.
 func TestStateMachinesDifferInGetTokenAlone(t *testing.T) {
 	read := func(file string) (machine map[string]any) {
-		if err := json.Unmarshal([]byte(readFile(t, stepFunctions+file)), &machine); err != nil {
+		if err := json.Unmarshal([]byte(rig.ReadFile(t, stepFunctions+file)), &machine); err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
 		delete(machine["States"].(map[string]any), "GetToken")
@@ -687,9 +673,9 @@ print(json.dumps(transform(yaml_parse(open("template.yaml").read()), {}, type("N
 `
 
 func TestStateMachineTemplate(t *testing.T) {
-	lint, python := exec.CommandContext(t.Context(), tool(t, "cfn-lint"), "--", "template.yaml"), exec.CommandContext(t.Context(), tool(t, "python"), "-c", translate)
+	lint, python := exec.CommandContext(t.Context(), rig.Tool(t, "cfn-lint"), "--", "template.yaml"), exec.CommandContext(t.Context(), rig.Tool(t, "python"), "-c", translate)
 	lint.Dir, python.Dir = stepFunctions, stepFunctions
-	lint.Env, python.Env = withoutAWS(), withoutAWS()
+	lint.Env, python.Env = rig.Environ(), rig.Environ()
 	if out, err := lint.CombinedOutput(); err != nil {
 		t.Errorf("cfn-lint: %v\n%s", err, out)
 	}
@@ -768,7 +754,7 @@ func problemsOfTemplate(t *testing.T, text string) (problems []string) {
 
 	var names []string
 	for _, file := range []string{byLambda, byAPI} {
-		for _, name := range regexp.MustCompile(`\$\{(\w+)\}`).FindAllStringSubmatch(readFile(t, stepFunctions+file), -1) {
+		for _, name := range regexp.MustCompile(`\$\{(\w+)\}`).FindAllStringSubmatch(rig.ReadFile(t, stepFunctions+file), -1) {
 			names = append(names, name[1])
 		}
 	}
