@@ -35,7 +35,7 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 test: ## run all tests but make e2e's
 	@test -n "$(RACE)" || { echo "NOT TESTED for races: there is no C compiler" >&2; test "$$CI" != true; }
-	go test $(RACE) -shuffle=on $$(go list ./... | grep -v '/e2e$$')
+	go test $(RACE) -shuffle=on $$(go list ./... | grep -v /e2e/)
 
 lint: ## check formatting, modules, workflows and scripts; look for faults and known vulnerabilities
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
@@ -63,8 +63,9 @@ local:
 	@CGO_ENABLED=0 go build $(FLAGS) -o $(BUILD)/local/bootstrap ./functions/token >&2
 	@go build -o $(BUILD)/local/stack ./internal/local >&2
 
+# One package after the other: some measure time, and others take both processors. So the output comes as it happens, too.
 e2e: ## run the function and all that callers copy against Moto, SAM local, shells, ... (.ci/run installs what they need)
-	go test -count=1 -timeout 30m -v ./e2e
+	go test -count=1 -timeout 30m -v -p 1 ./e2e/...
 
 bench: ## compare the function with a hello-world Lambda, side by side
 	@go run ./internal/local/bench

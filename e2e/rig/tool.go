@@ -10,7 +10,7 @@ import (
 )
 
 // Root is the checkout, as every package of the tests sees it.
-const Root = ".."
+const Root = "../.."
 
 // Tool finds a program that .ci/run installed from PyPI, npm or the Go module proxy, or else one of PATH. Without it
 // nothing is tested.

@@ -1,6 +1,6 @@
 """Prints examples/user-data/testdata/sigv4.json: what botocore makes of each case, for the signers of the user data.
 
-.venv/bin/python e2e/sigv4_vectors.py >examples/user-data/testdata/sigv4.json
+.venv/bin/python e2e/linux/sigv4_vectors.py >examples/user-data/testdata/sigv4.json
 """
 
 import datetime

@@ -1,4 +1,4 @@
-package e2e_test
+package secretsmanager_test
 
 import (
 	"fmt"

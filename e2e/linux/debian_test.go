@@ -1,4 +1,4 @@
-package e2e_test
+package linux_test
 
 import (
 	"cmp"
@@ -152,7 +152,7 @@ func debianTree(t *testing.T) string {
 	if os.Geteuid() != 0 {
 		rig.NotTested(t, "only root can boot a container")
 	}
-	path, err := filepath.Abs(fmt.Sprintf("../.build/debian-%.6x.tar", sha256.Sum256([]byte(debianPackages))))
+	path, err := filepath.Abs(fmt.Sprintf(rig.Root+"/.build/debian-%.6x.tar", sha256.Sum256([]byte(debianPackages))))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
-const require = createRequire(new URL('../.npm/package.json', import.meta.url))
+const require = createRequire(new URL('../../.npm/package.json', import.meta.url))
 const { Parser, Language } = require('web-tree-sitter')
 await Parser.init()
 const parser = new Parser()

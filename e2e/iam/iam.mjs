@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
-const { runSimulation } = createRequire(new URL('../.npm/', import.meta.url))('@cloud-copilot/iam-simulate')
+const { runSimulation } = createRequire(new URL('../../.npm/', import.meta.url))('@cloud-copilot/iam-simulate')
 
 const everything = { Version: '2012-10-17', Statement: [{ Effect: 'Allow', Action: '*', Resource: '*' }] }
 
