@@ -19,9 +19,37 @@ func sam(t *testing.T, env []string, args ...string) {
 	rig.Output(t, cmd)
 }
 
-func TestSAMValidates(t *testing.T) {
+const (
+	service  = rig.Root + "/template.yaml"
+	scaleOut = rig.Root + "/examples/step-functions/template.yaml"
+)
+
+// As it is written, and as SAM translates it.
+func TestTemplatesAreValid(t *testing.T) {
 	t.Parallel()
-	sam(t, nil, "validate", "--lint", "--region", "us-east-1")
+	for _, c := range []struct{ name, file string }{
+		{"the service", service},
+		{"the example of Step Functions", scaleOut},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			file, err := filepath.Abs(c.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sam(t, nil, "validate", "--lint", "--region", "us-east-1", "--template", file)
+			template := rig.Translate(t, rig.ReadFile(t, file))[0]
+			if template.Error != "" {
+				t.Fatal(template.Error)
+			}
+			translated := filepath.Join(t.TempDir(), "translated.json")
+			rig.WriteFile(t, translated, text(template.Translated), 0o644)
+			// W3002 is for a file that SAM uploads when it deploys.
+			cmd := exec.CommandContext(t.Context(), rig.Tool(t, "cfn-lint"), "--ignore-checks", "W3002", "--", file, translated)
+			cmd.Env = rig.Environ()
+			rig.Output(t, cmd)
+		})
+	}
 }
 
 // SAM does not tell make the architecture, so a mistake would show only when the function starts.

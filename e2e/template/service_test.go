@@ -1,0 +1,459 @@
+package template_test
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"runner-token-broker/e2e/rig"
+)
+
+const (
+	secretARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:runners/github-pat-a1B2c3"
+	keyARN    = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+	topicARN  = "arn:aws:sns:eu-central-1:123456789012:alarms"
+
+	function = "Resources/TokenFunction/Properties/"
+	events   = function + "Events/"
+	api      = "Resources/Api/Properties/"
+	role     = "Resources/TokenFunctionRole/Properties/"
+	rights   = role + "Policies/0/PolicyDocument/Statement/"
+	caller   = "Resources/CallerPolicy/Properties/PolicyDocument/Statement/0/"
+)
+
+// settings are what the function reads; the endpoint is declared only where it is given.
+var settings = []string{
+	"GITHUB_SECRET_ID", "ALLOWED_TARGETS", "GITHUB_API_URL", "GITHUB_API_VERSION", "SECRET_TTL", "TOKEN_MIN_LIFE",
+	"HTTPS_PROXY", "NO_PROXY",
+}
+
+const endpoint = "AWS_ENDPOINT_URL_SECRETS_MANAGER"
+
+// Who may call, what the function may do, what it is told.
+func TestServiceTemplate(t *testing.T) {
+	t.Parallel()
+	hold(t, service, []situation{
+		{"with defaults", map[string]string{"AllowedTargets": "orgs/acme"}},
+		{"with everything", map[string]string{
+			"AllowedTargets":         "orgs/acme repos/acme/*",
+			"CallerTarget":           "repos/acme/widgets",
+			"SecretArn":              secretARN,
+			"SecretKmsKeyArn":        keyARN,
+			"ReservedConcurrency":    "5",
+			"SubnetIds":              "subnet-0a1b2c3d",
+			"SecurityGroupIds":       "sg-0a1b2c3d",
+			"SecretsManagerEndpoint": "https://vpce-1.secretsmanager.eu-central-1.vpce.amazonaws.com",
+			"AlarmTopicArn":          topicARN,
+		}},
+	}, []check{
+		{"the routes are the six of GitHub", routesAreGitHubs, []mistake{
+			{"a catch-all route", events + "Extra", route("POST", "/{proxy+}")},
+			{"a default route", events + "Extra", route("X-AMAZON-APIGATEWAY-ANY-METHOD", "$default")},
+			{"a GET route", events + "Extra", route("GET", "/orgs/{org}/actions/runners/remove-token")},
+			{"a route that is missing", events + "RepoRemoveToken", ""},
+		}},
+		{"every route is signed", everyRouteIsSigned, []mistake{
+			{"no default authorizer", api + "Auth/DefaultAuthorizer", ""},
+			{"no authorizer at all", api + "Auth", ""},
+			{"one open route", events + "OrgRemoveToken/Properties/Auth", `{"Authorizer": "NONE"}`},
+		}},
+		{"every route sends what the function reads, and waits for it", everyRouteWaits, []mistake{
+			{"a short route", events + "OrgRemoveToken/Properties/TimeoutInMillis", `20000`},
+			{"payload format 1.0", events + "OrgRemoveToken/Properties/PayloadFormatVersion", `"1.0"`},
+		}},
+		{"requests are throttled", requestsAreThrottled, []mistake{
+			{"no throttling", api + "DefaultRouteSettings", ""},
+			{"no limit for a burst", api + "DefaultRouteSettings/ThrottlingBurstLimit", ""},
+		}},
+		{"the stage is the one that the policies name", stageIsNamed, []mistake{
+			{"a named stage", api + "StageName", `"v1"`},
+		}},
+		{"the access log names the caller", accessLogNamesTheCaller, []mistake{
+			{"no access log", api + "AccessLogSettings", ""},
+			{"no caller in it", api + "AccessLogSettings/Format", `"{\"path\":\"$context.path\"}"`},
+		}},
+		{"API Gateway alone invokes the function", gatewayAloneInvokes, []mistake{
+			{"everybody", "Resources/Extra", permission("*", "arn:aws:execute-api:eu-central-1:123456789012:a/*/POST/")},
+			{"every method", "Resources/Extra", permission("apigateway.amazonaws.com", "arn:aws:execute-api:*")},
+		}},
+		{"the function has the rights it needs", functionHasItsRights, []mistake{
+			{"every secret", rights + "0/Resource", `"*"`},
+			{"every action on the secret", rights + "0/Action", `"secretsmanager:*"`},
+			{"unbound decryption", rights + "1/Fn::If/1/Condition", ""},
+			{"decryption by default", rights + "1/Fn::If/2", `{"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "*"}`},
+			{"a right that is missing", rights + "3", `{"Ref": "AWS::NoValue"}`},
+			{"a managed policy", role + "ManagedPolicyArns", `["arn:aws:iam::aws:policy/SecretsManagerReadWrite"]`},
+		}},
+		{"Lambda alone takes the function's role", lambdaAloneTakesTheRole, []mistake{
+			{"everybody", role + "AssumeRolePolicyDocument/Statement/0/Principal", `{"AWS": "*"}`},
+		}},
+		{"callers get the two paths of their target", callersGetTheirTarget, []mistake{
+			{"a wildcard", caller + "Resource/1", `{"Fn::Sub": "arn:${AWS::Partition}:execute-api:*"}`},
+			{"a policy without a target", "Resources/CallerPolicy/Condition", ""},
+			{"no policy", "Resources/CallerPolicy", ""},
+		}},
+		{"the function is told its settings", functionIsToldItsSettings, []mistake{
+			{"a variable that is missing", function + "Environment/Variables/TOKEN_MIN_LIFE", ""},
+			{"no endpoint", function + "Environment/Variables/" + endpoint, ""},
+			{"a variable too many", function + "Environment/Variables/GITHUB_PAT", `"ghp_x"`},
+			{"another secret", function + "Environment/Variables/GITHUB_SECRET_ID", `"runners"`},
+		}},
+		{"the function runs as it was made to", functionRunsAsMade, []mistake{
+			{"a long function", function + "Timeout", `60`},
+			{"another role", function + "Role", `"arn:aws:iam::123456789012:role/admin"`},
+			{"logs as text", function + "LoggingConfig/LogFormat", `"Text"`},
+			{"logs to another group", function + "LoggingConfig/LogGroup", `{"Ref": "AccessLogGroup"}`},
+			{"concurrency reserved by default", "Parameters/ReservedConcurrency/Default", `5`},
+			{"no VPC", function + "VpcConfig", ""},
+		}},
+		{"the resources are these", resourcesAreThese, []mistake{
+			{"a function URL", function + "FunctionUrlConfig", `{"AuthType": "NONE"}`},
+			{"no alarm", "Resources/ApiAlarm", ""},
+		}},
+		{"the secret is empty", secretIsEmpty, []mistake{
+			{"a value in the template", "Resources/Secret/Properties/SecretString", `"ghp_x"`},
+			{"a generated value", "Resources/Secret/Properties/GenerateSecretString", `{}`},
+		}},
+		{"logs end", logsEnd, []mistake{
+			{"logs for ever", "Resources/AccessLogGroup/Properties/RetentionInDays", ""},
+		}},
+		{"the outputs are these", outputsAreThese, []mistake{
+			{"an output that is missing", "Outputs/ApiUrl", ""},
+			{"an output too many", "Outputs/Pat", `{"Value": "ghp_x"}`},
+			{"a command where there is nothing to fill", "Outputs/FillSecretCommand/Condition", ""},
+		}},
+		{"the parameters ask for targets alone", parametersAskForTargets, []mistake{
+			{"everything allowed by default", "Parameters/AllowedTargets/Default", `"orgs/*"`},
+			{"a parameter without a default", "Parameters/SecretTtl/Default", ""},
+			{"a parameter without a description", "Parameters/SecretTtl/Description", ""},
+			{"another architecture", "Parameters/Architecture/Default", `"x86_64"`},
+		}},
+		{"the patterns refuse typing errors", patternsRefuseTypingErrors, []mistake{
+			{"no pattern", "Parameters/SecretArn/AllowedPattern", ""},
+			{"a pattern that is too strict", "Parameters/SecretTtl/AllowedPattern", `"^[0-9]+m$"`},
+		}},
+	})
+}
+
+// route is another event of the function's.
+func route(method, path string) string {
+	return text(map[string]any{"Type": "HttpApi", "Properties": map[string]any{
+		"ApiId": map[string]any{"Ref": "Api"}, "Path": path, "Method": method,
+		"TimeoutInMillis": 29000, "PayloadFormatVersion": "2.0",
+	}})
+}
+
+func permission(principal, source string) string {
+	return text(map[string]any{"Type": "AWS::Lambda::Permission", "Properties": map[string]any{
+		"Action": "lambda:InvokeFunction", "FunctionName": map[string]any{"Ref": "TokenFunction"},
+		"Principal": principal, "SourceArn": source,
+	}})
+}
+
+// routes calls f for each route.
+func (s stack) routes(f func(name string, route any)) {
+	paths, _ := at(s.properties("Api"), "Body", "paths").(map[string]any)
+	for path, methods := range paths {
+		for method, route := range methods.(map[string]any) {
+			f(method+" "+path, route)
+		}
+	}
+}
+
+func routesAreGitHubs(s stack, p *problems) {
+	var got, want []string
+	s.routes(func(name string, _ any) { got = append(got, name) })
+	for _, owner := range []string{"orgs/{org}", "repos/{owner}/{repo}", "enterprises/{enterprise}"} {
+		for _, kind := range []string{"registration-token", "remove-token"} {
+			want = append(want, "post /"+owner+"/actions/runners/"+kind)
+		}
+	}
+	p.wantAll("route", got, want)
+}
+
+func everyRouteIsSigned(s stack, p *problems) {
+	scheme := at(s.properties("Api"), "Body", "components", "securitySchemes", "AWS_IAM", "x-amazon-apigateway-authtype")
+	p.want("the scheme AWS_IAM", scheme, `"awsSigv4"`)
+	s.routes(func(name string, route any) {
+		p.want("security of "+name, at(route, "security"), `[{"AWS_IAM": []}]`)
+	})
+}
+
+func everyRouteWaits(s stack, p *problems) {
+	s.routes(func(name string, route any) {
+		integration := at(route, "x-amazon-apigateway-integration")
+		p.want("payload format of "+name, at(integration, "payloadFormatVersion"), `"2.0"`)
+		p.want("timeout of "+name, at(integration, "timeoutInMillis"), `29000`)
+	})
+}
+
+// stage returns the properties of the one stage.
+func (s stack) stage() any {
+	for _, stage := range s.ofType("AWS::ApiGatewayV2::Stage") {
+		return stage
+	}
+	return nil
+}
+
+func requestsAreThrottled(s stack, p *problems) {
+	for _, limit := range []string{"ThrottlingRateLimit", "ThrottlingBurstLimit"} {
+		p.want(limit, at(s.stage(), "DefaultRouteSettings", limit), `{"Ref": "`+limit+`"}`)
+	}
+}
+
+func stageIsNamed(s stack, p *problems) {
+	p.want("the stage", at(s.stage(), "StageName"), `"$default"`)
+}
+
+func accessLogNamesTheCaller(s stack, p *problems) {
+	format, ok := at(s.stage(), "AccessLogSettings", "Format").(string)
+	if !ok {
+		p.add("there is no access log")
+		return
+	}
+	p.want("the caller in the access log", at(parse(format), "caller"), `"$context.identity.userArn"`)
+}
+
+func gatewayAloneInvokes(s stack, p *problems) {
+	for name, permission := range s.ofType("AWS::Lambda::Permission") {
+		p.want("who invokes by "+name, at(permission, "Principal"), `"apigateway.amazonaws.com"`)
+		if source := text(at(permission, "SourceArn")); !strings.Contains(source, "/POST/") {
+			p.add("%s: the function is invoked for %s", name, source)
+		}
+	}
+}
+
+// secret is what names the secret: the template's own or one that was given.
+func (s stack) secret() string {
+	if s.given["SecretArn"] != "" {
+		return `{"Ref": "SecretArn"}`
+	}
+	return `{"Ref": "Secret"}`
+}
+
+func functionHasItsRights(s stack, p *problems) {
+	want := []string{`{"Sid": "ReadTheSecret", "Effect": "Allow", "Action": "secretsmanager:GetSecretValue",
+		"Resource": ` + s.secret() + `}`}
+	if s.given["SecretKmsKeyArn"] != "" {
+		want = append(want, `{"Sid": "DecryptTheSecretOnly", "Effect": "Allow", "Action": "kms:Decrypt",
+			"Resource": {"Ref": "SecretKmsKeyArn"}, "Condition": {"StringEquals": {
+				"kms:ViaService": {"Fn::Sub": "secretsmanager.${AWS::Region}.${AWS::URLSuffix}"},
+				"kms:EncryptionContext:SecretARN": `+s.secret()+`}}}`)
+	}
+	if s.given["SubnetIds"] != "" {
+		want = append(want, `{"Sid": "UseTheSubnets", "Effect": "Allow", "Action": [
+			"ec2:CreateNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets",
+			"ec2:DeleteNetworkInterface", "ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses"],
+			"Resource": "*"}`)
+	}
+	want = append(want,
+		`{"Sid": "WriteItsLog", "Effect": "Allow", "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
+			"Resource": {"Fn::GetAtt": ["FunctionLogGroup", "Arn"]}}`,
+		`{"Sid": "SendTraces", "Effect": "Allow", "Action": ["xray:PutTraceSegments", "xray:PutTelemetryRecords"],
+			"Resource": "*"}`)
+	p.wantRights(s.properties("TokenFunctionRole"), want)
+}
+
+func lambdaAloneTakesTheRole(s stack, p *problems) {
+	p.want("the role's trust", at(s.properties("TokenFunctionRole"), "AssumeRolePolicyDocument", "Statement"),
+		`[{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "lambda.amazonaws.com"}}]`)
+}
+
+func callersGetTheirTarget(s stack, p *problems) {
+	policies := s.ofType("AWS::IAM::ManagedPolicy")
+	var want []string
+	if s.given["CallerTarget"] != "" {
+		want = append(want, "CallerPolicy")
+	}
+	p.wantAll("policy for callers", slices.Collect(maps.Keys(policies)), want)
+	for name, policy := range policies {
+		const path = "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${Api}" +
+			"/$default/POST/${CallerTarget}/actions/runners/"
+		p.want(name, at(policy, "PolicyDocument", "Statement"), `[{"Effect": "Allow", "Action": "execute-api:Invoke",
+			"Resource": [{"Fn::Sub": "`+path+`registration-token"}, {"Fn::Sub": "`+path+`remove-token"}]}]`)
+	}
+}
+
+func functionIsToldItsSettings(s stack, p *problems) {
+	variables, _ := at(s.properties("TokenFunction"), "Environment", "Variables").(map[string]any)
+	want := slices.Clone(settings)
+	if s.given["SecretsManagerEndpoint"] != "" {
+		want = append(want, endpoint)
+	}
+	p.wantAll("variable", slices.Collect(maps.Keys(variables)), want)
+	p.want("the secret that it is told of", variables["GITHUB_SECRET_ID"], s.secret())
+}
+
+// Variables of Lambda, or of SAM, that the function reads too.
+var ofLambda = regexp.MustCompile(`^(AWS_SAM_LOCAL|AWS_REGION|AWS_LAMBDA_\w+|_HANDLER)$`)
+
+// The names of variables in the function's own code are those that the template sets.
+func TestFunctionReadsWhatTheTemplateSets(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob(rig.Root + "/functions/token/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read []string
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)"`).FindAllSubmatch(source, -1) {
+			if !ofLambda.Match(name[1]) {
+				read = append(read, string(name[1]))
+			}
+		}
+	}
+	for _, name := range read {
+		if !slices.Contains(append(settings, endpoint), name) {
+			t.Errorf("the function reads %s", name)
+		}
+	}
+	for _, name := range []string{"ALLOWED_TARGETS", "GITHUB_SECRET_ID"} {
+		if !slices.Contains(read, name) {
+			t.Errorf("this test does not see that the function reads %s", name)
+		}
+	}
+}
+
+func functionRunsAsMade(s stack, p *problems) {
+	function := s.properties("TokenFunction")
+	for name, want := range map[string]string{
+		"Timeout":       `25`,
+		"Runtime":       `"provided.al2023"`,
+		"Handler":       `"bootstrap"`,
+		"Role":          `{"Fn::GetAtt": ["TokenFunctionRole", "Arn"]}`,
+		"TracingConfig": `{"Mode": "Active"}`,
+	} {
+		p.want(name, at(function, name), want)
+	}
+	p.want("the log group", at(function, "LoggingConfig", "LogGroup"), `{"Ref": "FunctionLogGroup"}`)
+	p.want("the log's format", at(function, "LoggingConfig", "LogFormat"), `"JSON"`)
+	for name, parameter := range map[string]string{
+		"ReservedConcurrentExecutions": "ReservedConcurrency", "VpcConfig": "SubnetIds",
+	} {
+		if got := at(function, name); (got != nil) != (s.given[parameter] != "") {
+			p.add("%s is %s, although %s is %q", name, text(got), parameter, s.given[parameter])
+		}
+	}
+}
+
+// Another type of resource may be another way in or another right, so it has to be thought about here.
+func resourcesAreThese(s stack, p *problems) {
+	want := []string{"AWS::ApiGatewayV2::Api", "AWS::ApiGatewayV2::Stage", "AWS::IAM::Role", "AWS::Lambda::Function"}
+	want = append(want, slices.Repeat([]string{"AWS::Lambda::Permission"}, 6)...) // one for each route
+	want = append(want, slices.Repeat([]string{"AWS::Logs::LogGroup"}, 2)...)
+	if s.given["SecretArn"] == "" {
+		want = append(want, "AWS::SecretsManager::Secret")
+	}
+	if s.given["CallerTarget"] != "" {
+		want = append(want, "AWS::IAM::ManagedPolicy")
+	}
+	if s.given["AlarmTopicArn"] != "" {
+		want = append(want, slices.Repeat([]string{"AWS::CloudWatch::Alarm"}, 3)...)
+	}
+	var got []string
+	for _, resource := range s.resources {
+		got = append(got, at(resource, "Type").(string))
+	}
+	p.wantAll("resource", got, want)
+}
+
+func secretIsEmpty(s stack, p *problems) {
+	for name, secret := range s.ofType("AWS::SecretsManager::Secret") {
+		p.want("the value of "+name, at(secret, "SecretString"), `null`)
+		p.want("the generated value of "+name, at(secret, "GenerateSecretString"), `null`)
+	}
+}
+
+func logsEnd(s stack, p *problems) {
+	for name, group := range s.ofType("AWS::Logs::LogGroup") {
+		p.want("the life of "+name, at(group, "RetentionInDays"), `{"Ref": "LogRetentionInDays"}`)
+	}
+}
+
+func outputsAreThese(s stack, p *problems) {
+	want := []string{"ApiUrl", "InvokeArnPrefix", "FunctionName", "FunctionArn", "SecretArn", "FunctionLogGroupName",
+		"AccessLogGroupName"}
+	if s.given["CallerTarget"] != "" {
+		want = append(want, "CallerPolicyArn")
+	}
+	if s.given["SecretArn"] == "" {
+		want = append(want, "FillSecretCommand")
+	}
+	p.wantAll("output", slices.Collect(maps.Keys(s.outputs)), want)
+}
+
+func parametersAskForTargets(s stack, p *problems) {
+	var required []string
+	for name, parameter := range s.parameters {
+		if at(parameter, "Default") == nil {
+			required = append(required, name)
+		}
+		if description, _ := at(parameter, "Description").(string); description == "" {
+			p.add("parameter %s has no description", name)
+		}
+	}
+	p.wantAll("parameter without a default", required, []string{"AllowedTargets"})
+	p.want("the architecture", at(s.parameters, "Architecture", "Default"), `"arm64"`)
+}
+
+func patternsRefuseTypingErrors(s stack, p *problems) {
+	for name, examples := range map[string]struct{ accepted, refused []string }{
+		"AllowedTargets": {
+			[]string{"orgs/acme", "orgs/*", "orgs/acme,repos/acme/*",
+				" orgs/a_b, repos/acme/wid.gets\n enterprises/acme-corp ", "enterprises/*"},
+			[]string{"", "*", "orgs/Acme", "acme", "repos/*", "repos/acme", "orgs/acme/*", "orgs/acme,", "orgs/a,,orgs/b",
+				"orgs/ac*", "org/acme"},
+		},
+		"CallerTarget": {
+			[]string{"", "orgs/acme", "repos/acme/.github", "enterprises/acme-corp"},
+			[]string{"orgs/*", "repos/acme/*", "orgs/Acme", "repos/acme", "acme", "orgs/acme,orgs/b", "orgs/acme/", "orgs/acm?"},
+		},
+		"SecretArn": {
+			[]string{"", secretARN, "arn:aws-us-gov:secretsmanager:us-gov-west-1:123456789012:secret:x-Abc123"},
+			[]string{"runners/github-pat", strings.TrimSuffix(secretARN, "-a1B2c3"), secretARN + "*",
+				strings.TrimSuffix(secretARN, "a1B2c3") + "??????"},
+		},
+		"SecretKmsKeyArn": {
+			[]string{"", keyARN},
+			[]string{"alias/pat", strings.Replace(keyARN, "key/", "alias/", 1), keyARN + "*"},
+		},
+		"GitHubApiUrl": {
+			[]string{"https://api.github.com", "https://github.example.com/api/v3",
+				"https://github.example.com:8443/api/v3/", "https://api.acme.ghe.com"},
+			[]string{"", "http://github.example.com/api/v3", "https://user@github.com", "https://api.github.com?x=1",
+				"https://github.com/acme"},
+		},
+		"GitHubApiVersion": {[]string{"2022-11-28", "2026-03-10"}, []string{"", "latest", "2022-11"}},
+		"SecretTtl":        {[]string{"30s", "5m", "1h30m"}, []string{"", "0s", "5", "-5m", "5 m"}},
+		"TokenMinLife":     {[]string{"10m", "1h", "1h30m"}, []string{"", "0m", "30s", "30"}},
+		"AlarmTopicArn":    {[]string{"", topicARN}, []string{"alarms", "arn:aws:sqs:eu-central-1:123456789012:alarms"}},
+	} {
+		pattern, ok := at(s.parameters, name, "AllowedPattern").(string)
+		if !ok {
+			p.add("parameter %s has no pattern", name)
+			continue
+		}
+		whole := regexp.MustCompile(`^(?:` + pattern + `)$`)
+		for _, v := range examples.accepted {
+			if !whole.MatchString(v) {
+				p.add("parameter %s refuses %q", name, v)
+			}
+		}
+		for _, v := range examples.refused {
+			if whole.MatchString(v) {
+				p.add("parameter %s accepts %q", name, v)
+			}
+		}
+	}
+}
