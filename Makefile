@@ -63,8 +63,8 @@ local:
 	@CGO_ENABLED=0 go build $(FLAGS) -o $(BUILD)/local/bootstrap ./functions/token >&2
 	@go build -o $(BUILD)/local/stack ./internal/local >&2
 
-# One package after the other: some measure time, and others take both processors. So the output comes as it happens, too.
-e2e: ## run the function and all that callers copy against Moto, SAM local, shells, ... (.ci/run installs what they need)
+# One package after the other, because some measure time and others take every processor.
+e2e: ## run the function and all that callers copy against Moto, SAM local, shells, ... (e2e/README.md)
 	go test -count=1 -timeout 30m -v -p 1 ./e2e/...
 
 bench: ## compare the function with a hello-world Lambda, side by side

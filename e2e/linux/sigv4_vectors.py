@@ -19,17 +19,20 @@ def path(target, kind="registration-token"):
     return f"/{target}/actions/runners/{kind}"
 
 
+DAY = "20261124T020304Z"
+ORG = path("orgs/acme")
 CASES = {
-    "keys of a user, without a session token": (API, path("orgs/acme"), "eu-central-1", "20261124T020304Z", KEY, ""),
-    "credentials of a role": (API, path("orgs/acme"), "eu-central-1", "20261124T020304Z", KEY, TOKEN),
+    "keys of a user, without a session token": (API, ORG, "eu-central-1", DAY, KEY, ""),
+    "credentials of a role": (API, ORG, "eu-central-1", DAY, KEY, TOKEN),
     "path with . _ - ~": (API, path("repos/acme/a.b_c-d~e"), "eu-central-1", "20261231T235959Z", KEY, TOKEN),
-    "remove-token": (API, path("enterprises/acme-corp", "remove-token"), "eu-central-1", "20270101T000000Z", KEY, TOKEN),
-    "stage in the path, other region": (API, "/v1" + path("orgs/acme"), "us-gov-west-1", "20280229T120000Z", KEY, TOKEN),
-    "host with a port": ("127.0.0.1:3000", path("orgs/acme"), "eu-central-1", "20261124T020304Z", KEY, TOKEN),
-    "key as long as a hash block": (API, path("orgs/acme"), "eu-central-1", "20261124T020304Z", "k" * 60, TOKEN),
-    "key longer than a hash block": (API, path("orgs/acme"), "eu-central-1", "20261124T020304Z", "longer" * 14, TOKEN),
-    "key longer than a hash block, no token": (API, path("orgs/acme"), "eu-central-1", "20261124T020304Z", "k" * 61, ""),
-    "long session token": (API, path("orgs/acme"), "eu-central-1", "20261124T020304Z", KEY, TOKEN * 40),
+    "remove-token": (
+        API, path("enterprises/acme-corp", "remove-token"), "eu-central-1", "20270101T000000Z", KEY, TOKEN),
+    "stage in the path, other region": (API, "/v1" + ORG, "us-gov-west-1", "20280229T120000Z", KEY, TOKEN),
+    "host with a port": ("127.0.0.1:3000", ORG, "eu-central-1", DAY, KEY, TOKEN),
+    "key as long as a hash block": (API, ORG, "eu-central-1", DAY, "k" * 60, TOKEN),
+    "key longer than a hash block": (API, ORG, "eu-central-1", DAY, "longer" * 14, TOKEN),
+    "key longer than a hash block, no token": (API, ORG, "eu-central-1", DAY, "k" * 61, ""),
+    "long session token": (API, ORG, "eu-central-1", DAY, KEY, TOKEN * 40),
 }
 
 

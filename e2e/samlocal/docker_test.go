@@ -112,8 +112,8 @@ func (e *engine) request(method, path string, body io.Reader, result any) error 
 	return nil
 }
 
-// provideImage makes, for the time of the test, an image that will do, unless Lambda's is there. busybox is all that SAM
-// and the function need.
+// provideImage makes, for the time of the test, an image that will do, unless Lambda's is there. busybox is all that
+// SAM and the function need.
 func (e *engine) provideImage(t *testing.T) {
 	t.Helper()
 	const repo = "public.ecr.aws/lambda/provided"

@@ -59,7 +59,9 @@ func TestSecretsManager(t *testing.T) {
 		}, http.StatusCreated, "", pats[2]},
 		{"emptied", func() error { return put(" ") }, missing, "CredentialMissing", secret.Value{}},
 		{"emptied to {}", func() error { return put("{}") }, missing, "CredentialMissing", secret.Value{}},
-		{"malformed", func() error { return put(`"` + pats[0].Reveal() + `"`) }, missing, "CredentialMissing", secret.Value{}},
+		{"malformed", func() error {
+			return put(`"` + pats[0].Reveal() + `"`)
+		}, missing, "CredentialMissing", secret.Value{}},
 		{"binary", func() error {
 			_, err := sm.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{SecretId: id, SecretBinary: []byte{1, 2}})
 			return err

@@ -22,7 +22,8 @@ function call(pipeline) {
 }
 
 // Whether what the node writes becomes a value: something takes it, or it comes last.
-const taker = /^(assignment|sub|parenthesized|array|script_block)_expression$|^(flow_control|function)_statement$|^hash_entry$/
+const taker =
+  /^(assignment|sub|parenthesized|array|script_block)_expression$|^(flow_control|function)_statement$|^hash_entry$/
 function isValue(node) {
   for (; node.parent; node = node.parent) {
     const { type, namedChildren } = node.parent
