@@ -81,7 +81,7 @@ func (b *boot) write(t *testing.T, name, text string) {
 }
 
 // runner is a package in place of GitHub's. Its scripts record what they are given, and insist on what GitHub's do: a
-// runner is configured once, and removed only when it is no service.
+// runner is configured once, and removed only after its service.
 var runner = map[string]string{
 	"config.sh": `echo "$*" >>"$RECORD/config.args"
 env >>"$RECORD/config.env"

@@ -131,7 +131,7 @@ func newDebian(t *testing.T, ephemeral bool) *debian {
 		"etc/hostname":                      "debian\n",
 		"etc/hosts": "127.0.0.1 localhost debian\n" +
 			"192.0.2.1 " + apiHost + " api.github.com github.com\n",
-		"etc/resolv.conf": "nameserver 127.0.0.1\n", // nobody is there, so that the answer comes at once
+		"etc/resolv.conf": "nameserver 127.0.0.1\n", // where nothing answers, so that the script is told at once
 		"etc/network/interfaces": "auto eth0\niface eth0 inet static\n" +
 			"  address 192.0.2.2/24\n  gateway 192.0.2.1\n",
 		"etc/cloud/cloud.cfg.d/99_test.cfg": "datasource_list: [Ec2]\ndatasource: {Ec2: {strict_id: false}}\n" +

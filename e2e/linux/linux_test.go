@@ -101,7 +101,7 @@ func TestLinuxRegisters(t *testing.T) {
 			if !strings.HasPrefix(got, "install ") || !strings.HasSuffix(got, "\nstart\n") {
 				t.Errorf("svc.sh got %q", got)
 			}
-			// What config.sh writes, credentials among it, is for nobody else.
+			// What config.sh writes, credentials among it, only the runner's user can read.
 			if info, err := os.Stat(b.dir + "/runner/.runner"); err != nil || info.Mode().Perm() != 0o600 {
 				t.Errorf(".runner: %v, %v", info, err)
 			}
@@ -174,7 +174,7 @@ func TestLinuxLeavesAndJoinsAgain(t *testing.T) {
 			env = append(env, v)
 		}
 	}
-	// systemd hands on the unit's variables alone.
+	// systemd passes on the unit's variables alone.
 	b.env = slices.DeleteFunc(b.env, func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
 		return !slices.Contains([]string{"PATH", "RECORD", "TMPDIR"}, name)
@@ -452,7 +452,7 @@ func TestLinuxWrongChecksum(t *testing.T) {
 			b.keepsSecrets(t, errs) // and leaves nothing behind
 		})
 	}
-	t.Run("with version and checksum nobody is asked for the release", func(t *testing.T) {
+	t.Run("with version and checksum GitHub is not asked for the release", func(t *testing.T) {
 		env := []string{"RUNNER_VERSION=2.998.0", "RUNNER_SHA256=" + good, "RELEASES_URL=http://127.0.0.1:1"}
 		if _, errs, status := b.run(t, env, linuxSH); status != 0 {
 			t.Errorf("exit %d\n%s", status, errs)
@@ -550,11 +550,6 @@ func TestVectorsAreBotocores(t *testing.T) {
 	if want := rig.ReadFile(t, vectors); got != want || strings.Count(want, `"authorization"`) < 5 {
 		t.Errorf("%s is not what sigv4_vectors.py prints", vectors)
 	}
-}
-
-func TestLinuxShellcheck(t *testing.T) {
-	t.Parallel()
-	rig.Output(t, exec.CommandContext(t.Context(), rig.Tool(t, "shellcheck"), linuxSH))
 }
 
 // EC2 refuses user data above 16 KiB (the User Guide's "Run commands when you launch an EC2 instance"). The reader's

@@ -105,8 +105,8 @@ func Await(t *testing.T, limit time.Duration, what string, so func() bool) {
 	}
 }
 
-// FreePort returns a port of 127.0.0.1 that nobody listens on. It lies below those that the kernel gives to clients and
-// to listeners that do not care, so that none of them takes it before the program that it is for.
+// FreePort returns a port of 127.0.0.1 that is free. It lies below the ports that the kernel gives to clients and to
+// listeners on port 0, so that none of them takes it before the program that it is for.
 func FreePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {

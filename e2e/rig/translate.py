@@ -16,11 +16,11 @@ os.environ.setdefault("AWS_DEFAULT_REGION", "eu-central-1")  # samtranslator ask
 from samtranslator.translator.transform import transform  # noqa: E402
 from samtranslator.yaml_helper import yaml_parse  # noqa: E402
 
-logging.disable(logging.WARNING)  # it warns of metrics that nobody collects
+logging.disable(logging.WARNING)  # it warns of metrics, which are not collected
 
 
 class NoManagedPolicies:
-    """The templates name no managed policy by its short name, so there is no list to load from AWS."""
+    """In place of a list from AWS: the templates do not name managed policies by their short names."""
 
     def load(self):
         return {}

@@ -35,7 +35,7 @@ func TestScaleOutTemplate(t *testing.T) {
 		{"the definition gets what it asks for", func(s stack, p *problems) { definitionGetsItsValues(t, s, p) }, []mistake{
 			{"another definition", machine + "DefinitionS3Location", `"scale-out-apigateway.asl.json"`},
 			{"no value for a substitution", machine + "DefinitionSubstitutions/AssignPublicIp", ""},
-			{"a value that nobody asks for", machine + "DefinitionSubstitutions/PublicIp", `"ENABLED"`},
+			{"a value that is not asked for", machine + "DefinitionSubstitutions/PublicIp", `"ENABLED"`},
 		}},
 		{"the role has the rights it needs", machineHasItsRights, []mistake{
 			{"every function", scaleOutRights + "0/Fn::If/2/Resource", `"*"`},

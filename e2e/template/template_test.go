@@ -12,7 +12,7 @@ import (
 	"runner-token-broker/e2e/rig"
 )
 
-// situation is what somebody gives the template.
+// situation is the parameters that the template is given.
 type situation struct {
 	name       string
 	parameters map[string]string
@@ -56,6 +56,8 @@ func hold(t *testing.T, file string, situations []situation, checks []check) {
 		t.Fatalf("SAM does not translate it: %s", right.Error)
 	}
 	for _, c := range checks {
+		broken := wrong[:len(c.notices)]
+		wrong = wrong[len(c.notices):]
 		t.Run(c.name, func(t *testing.T) {
 			for _, s := range situations {
 				t.Run(s.name, func(t *testing.T) {
@@ -66,9 +68,8 @@ func hold(t *testing.T, file string, situations []situation, checks []check) {
 					}
 				})
 			}
-			for _, m := range c.notices {
-				template := wrong[0]
-				wrong = wrong[1:]
+			for i, m := range c.notices {
+				template := broken[i]
 				t.Run("notices "+m.name, func(t *testing.T) {
 					if text(template.Source) == text(source) {
 						t.Fatalf("the template has it already, or has no %s", m.path)
@@ -87,7 +88,7 @@ func hold(t *testing.T, file string, situations []situation, checks []check) {
 				})
 			}
 			if len(c.notices) == 0 {
-				t.Error("nobody has seen it fail")
+				t.Error("it names no mistake that it notices")
 			}
 		})
 	}
@@ -149,13 +150,13 @@ func resolve(translated map[string]any, given map[string]string) stack {
 	keep = func(v any) (any, bool) {
 		switch v := v.(type) {
 		case []any:
-			kept := []any{}
+			left := []any{}
 			for _, e := range v {
 				if e, ok := keep(e); ok {
-					kept = append(kept, e)
+					left = append(left, e)
 				}
 			}
-			return kept, true
+			return left, true
 		case map[string]any:
 			if branch, ok := v["Fn::If"].([]any); ok {
 				if decided(branch[0]) {
@@ -166,24 +167,24 @@ func resolve(translated map[string]any, given map[string]string) stack {
 			if v["Ref"] == "AWS::NoValue" {
 				return nil, false
 			}
-			kept := map[string]any{}
+			left := map[string]any{}
 			for name, e := range v {
 				if e, ok := keep(e); ok {
-					kept[name] = e
+					left[name] = e
 				}
 			}
-			return kept, true
+			return left, true
 		}
 		return v, true
 	}
 	section := func(name string) map[string]any {
-		kept := map[string]any{}
+		left := map[string]any{}
 		for name, v := range at(translated, name).(map[string]any) {
 			if decided(at(v, "Condition")) {
-				kept[name], _ = keep(v)
+				left[name], _ = keep(v)
 			}
 		}
-		return kept
+		return left
 	}
 	return stack{given, parameters, section("Resources"), section("Outputs")}
 }

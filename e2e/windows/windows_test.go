@@ -32,7 +32,7 @@ type script struct {
 		Line       int
 		Parameters []string
 	}
-	Unused []struct { // calls whose output nobody takes
+	Unused []struct { // calls whose output is not used
 		Name string
 		Line int
 	}
@@ -189,7 +189,7 @@ func TestWindowsIsUserData(t *testing.T) {
 			t.Errorf("%s: %q is not ASCII with LF", path, odd)
 		}
 	}
-	// EC2Launch v1 takes the first of each, be it in a comment.
+	// EC2Launch v1 takes the first of each, even in a comment.
 	launch := regexp.MustCompile(`(?i)</?(powershell|script|persist|runAsLocalSystem|detach)\w*>`)
 	if tag := launch.FindString(text); tag != "" {
 		t.Errorf("%s is a tag of EC2Launch", tag)
