@@ -1,6 +1,7 @@
 package readme_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -52,9 +53,15 @@ func TestCurlOfTheREADMEGetsAToken(t *testing.T) {
 			cmd.Env = append(rig.Environ(), "REGION="+rig.Region, "API_URL="+rig.Serve(t, f.API(c.credentials)),
 				"PATH="+dir+":"+filepath.Dir(rig.Tool(t, "curl"))+":"+os.Getenv("PATH"))
 			out, errs, status := rig.Run(t, cmd)
-			tokens := f.GitHub.Tokens()
-			if status != 0 || len(tokens) != 1 || !strings.Contains(out, `"token":"`+tokens[0].Reveal()+`"`) {
-				t.Errorf("exit %d: %s%s", status, out, errs)
+			if status != 0 {
+				t.Fatalf("exit %d: %s%s", status, out, errs)
+			}
+			var answer struct{ Token string }
+			if err := json.Unmarshal([]byte(out), &answer); err != nil {
+				t.Fatalf("%s: %v", out, err)
+			}
+			if tokens := f.GitHub.Tokens(); len(tokens) != 1 || answer.Token != tokens[0].Reveal() {
+				t.Errorf("of %d tokens it got %q", len(tokens), answer.Token)
 			}
 		})
 	}

@@ -139,7 +139,7 @@ type Answer struct {
 	Body   []byte
 }
 
-// Post makes one signed request. It asks for a token made now, so that GitHub is asked.
+// Post makes one signed request for a fresh token.
 func (f *Function) Post(t *testing.T, path string) Answer {
 	t.Helper()
 	return f.do(t, path, http.Header{"Cache-Control": {"no-cache"}})

@@ -116,6 +116,7 @@ func TestRotationAfterRevocation(t *testing.T) {
 	f := rig.StartFunction(t, pats, map[string]string{
 		"GITHUB_SECRET_ID":                 name,
 		"AWS_ENDPOINT_URL_SECRETS_MANAGER": moto.URL,
+		"TOKEN_MIN_LIFE":                   "1h", // GitHub is asked for every token
 	})
 	post := func(t *testing.T) rig.Answer { return f.Post(t, "/repos/acme/widgets/actions/runners/remove-token") }
 	put := func(t *testing.T, pat secret.Value) {

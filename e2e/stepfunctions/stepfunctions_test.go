@@ -112,7 +112,7 @@ func startsAFleet(t *testing.T, a *account, file string) {
 func waitsOutALimit(t *testing.T, a *account, file, name string) {
 	calls := len(a.GitHub.Requests())
 	limited := github.Refusal(http.StatusTooManyRequests, "You have exceeded a secondary rate limit")
-	limited.Header = http.Header{"X-Ratelimit-Reset": nil} // no known wait, so that each try reaches GitHub
+	limited.Header = http.Header{"Retry-After": {"1"}}
 	a.GitHub.OnRequest(func(*http.Request) *github.Answer {
 		if len(a.GitHub.Requests())-calls <= 2 {
 			return limited
@@ -123,8 +123,9 @@ func waitsOutALimit(t *testing.T, a *account, file, name string) {
 	a.GitHub.OnRequest(nil)
 	a.succeeded(t, e, 2)
 	refusals := strings.Count(e.history, `"error": "`+name+`"`)
-	if calls := len(a.GitHub.Requests()) - calls; calls != 3 || refusals != 2 {
-		t.Errorf("GitHub was asked %d times, want 3; the history has %d times %s, want 2", calls, refusals, name)
+	// A try that comes within the second is refused without a call.
+	if calls := len(a.GitHub.Requests()) - calls; calls != 3 || refusals < 2 {
+		t.Errorf("GitHub was asked %d times, want 3; the history has %d times %s, want 2 or more", calls, refusals, name)
 	}
 }
 
