@@ -180,6 +180,24 @@ func TestNoStaleTokenAfterARefusal(t *testing.T) {
 	})
 }
 
+// A refusal is about the target, hence about both kinds of its tokens, and about no other target.
+func TestNoStaleTokenOfEitherKindAfterARefusal(t *testing.T) {
+	for _, code := range []Code{CredentialForbidden, TargetNotFound} {
+		t.Run(string(code), func(t *testing.T) {
+			inWorld(t, 30*time.Minute, func(w *world) {
+				w.issues("token-1", FromGitHub, "orgs/acme")
+				w.issues("token-2", FromGitHub, "repos/acme/widgets")
+				time.Sleep(40 * time.Minute)
+				w.fails(code, 0)
+				w.refuses(code, "orgs/acme", remove)
+				w.fails(Unavailable, 0)
+				w.refuses(Unavailable, "orgs/acme")
+				w.issues("token-2", FromStale, "repos/acme/widgets")
+			})
+		})
+	}
+}
+
 // A 401 is about the credential, hence about every target.
 func TestNoStaleTokenOfAnyTargetAfterA401(t *testing.T) {
 	inWorld(t, 30*time.Minute, func(w *world) {

@@ -104,7 +104,8 @@ func (m *Minter) Create(ctx context.Context, r Request) (Token, error) {
 	return t, err
 }
 
-// Refused reports whether GitHub has, since the token was made, refused its request or rejected its account.
+// Refused reports whether GitHub has, since the token was made, refused its target, for either kind, or rejected its
+// account.
 func (m *Minter) Refused(r Request, t Token) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -113,8 +114,10 @@ func (m *Minter) Refused(r Request, t Token) bool {
 		return false
 	}
 	last := s.rejected
-	if refused := s.refused[r]; refused != nil && refused.at.After(last) {
-		last = refused.at
+	for other, refusal := range s.refused {
+		if other.Target == r.Target && refusal.at.After(last) {
+			last = refusal.at
+		}
 	}
 	return !last.Before(t.MadeAt)
 }
@@ -177,8 +180,10 @@ func (m *Minter) foreseen(c Credential, r Request) *Error {
 func (s *standing) limited(e *Error) {
 	wait := e.RetryAfter
 	if wait <= 0 {
-		wait = min(firstWait<<min(s.guesses, 8), longestGuess)
-		s.guesses++
+		if time.Until(s.until) <= 0 { // else it is of a call that was under way when the wait began
+			s.guesses++
+		}
+		wait = min(firstWait<<min(max(s.guesses-1, 0), 8), longestGuess)
 	}
 	if until := now().Add(min(wait, LongestWait)); until.After(s.until) {
 		s.limit, s.until = e, until

@@ -172,6 +172,28 @@ func TestALaterLimitDoesNotShortenAKnownWait(t *testing.T) {
 	})
 }
 
+// Calls that are under way when a limit comes tell of the same one.
+func TestLimitsAtOnceAreOneWait(t *testing.T) {
+	inWorld(t, time.Hour, func(w *world) {
+		w.github.latency = time.Second
+		w.fails(RateLimited, 0)
+		var wg sync.WaitGroup
+		for i := range 10 {
+			wg.Go(func() {
+				if e := w.refuses(RateLimited, fmt.Sprint("repos/acme/", i)); e.RetryAfter != time.Minute {
+					w.Errorf("wait %v, want a minute", e.RetryAfter)
+				}
+			})
+		}
+		wg.Wait()
+		w.called(10)
+		time.Sleep(time.Minute)
+		if e := w.refuses(RateLimited, "orgs/acme"); e.RetryAfter != 2*time.Minute {
+			t.Errorf("the next wait is %v, want two minutes", e.RetryAfter)
+		}
+	})
+}
+
 func TestARepeatedLimitSaysUntilWhen(t *testing.T) {
 	inWorld(t, time.Hour, func(w *world) {
 		w.fails(RateLimited, 90*time.Second)

@@ -161,7 +161,7 @@ func (p *past) check(t *testing.T) {
 		if s.token.Source == FromStale {
 			for _, a := range p.answers {
 				refused := a.refusal != nil && !a.ended && isRefusal(a.refusal.Code)
-				if refused && a.request == key && secret.New(a.bearer).SHA256() == s.token.Account &&
+				if refused && a.request.Target == key.Target && secret.New(a.bearer).SHA256() == s.token.Account &&
 					!a.at.Before(s.token.MadeAt) && a.at.Before(s.at) {
 					t.Errorf("stale %v of %v at %v, after %s at %v", key, s.token.MadeAt, s.at, a.refusal.Code, a.at)
 				}
