@@ -22,14 +22,20 @@ const tries = 3
 
 // Create makes a token. Network errors, answers cut off among them, and GitHub's 502, 503 and 504 are tried twice more,
 // with jitter, while ctx lasts. That is safe: a token that was made and not received expires unused. Every error is a
-// *runner.Error.
+// *runner.Error. It wraps context.DeadlineExceeded where a caller with more time would have tried again.
 func (c *Client) Create(ctx context.Context, bearer secret.Value, r runner.Request) (runner.Token, error) {
 	for try := 1; ; try++ {
 		token, again, err := c.createOnce(ctx, bearer, r)
 		if err == nil {
 			return token, nil
 		}
-		if !again || try == tries || !sleep(ctx, max(err.RetryAfter, jitter(try))) {
+		if !again || try == tries {
+			return runner.Token{}, err
+		}
+		if !sleep(ctx, max(err.RetryAfter, jitter(try))) {
+			if err.RetryAfter == 0 { // else it is GitHub that wants no other try so soon
+				err.Err = fmt.Errorf("%w; there is no time for another try: %w", err.Err, context.DeadlineExceeded)
+			}
 			return runner.Token{}, err
 		}
 	}

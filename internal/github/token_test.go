@@ -2,6 +2,7 @@ package github
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -108,18 +109,47 @@ func TestNoRetryBeyondTheContextNorAgainstRetryAfter(t *testing.T) {
 	}
 }
 
-// hanging is a network on which nobody answers.
-type hanging struct{}
+// roundTrip is a network of one answer.
+type roundTrip func(*http.Request) (*http.Response, error)
 
-func (hanging) RoundTrip(r *http.Request) (*http.Response, error) {
-	<-r.Context().Done()
-	return nil, r.Context().Err()
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestACallerWithoutTimeForAnotherTrySaysSo(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		time   time.Duration
+		header http.Header
+		want   bool
+	}{
+		"a try is not worth beginning": {time: 100 * time.Millisecond, header: http.Header{}, want: true},
+		"all tries were made":          {time: time.Minute, header: http.Header{}},
+		"GitHub wants to be left alone": {
+			time: 100 * time.Millisecond, header: http.Header{"Retry-After": {"60"}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := clientFor(t, "https://api.github.com", "2022-11-28", roundTrip(func(r *http.Request) (*http.Response, error) {
+					return &http.Response{StatusCode: 502, Header: test.header.Clone(), Body: http.NoBody, Request: r}, nil
+				}))
+				_, err := createWithin(t, test.time, c)
+				time.Sleep(callTimeout) // net/http has a goroutine for it
+				if runner.AsError(err).Code != runner.Unavailable || errors.Is(err, context.DeadlineExceeded) != test.want {
+					t.Errorf("%v", err)
+				}
+			})
+		})
+	}
 }
 
 func TestNoCallIsWithoutATimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := clientFor(t, "https://api.github.com", "2022-11-28", hanging{})
+		c := clientFor(t, "https://api.github.com", "2022-11-28", roundTrip(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}))
 		start := time.Now()
 		_, err := c.Create(context.Background(), secret.New(pat), request(t, "orgs/acme", runner.RegistrationToken))
 		e := runner.AsError(err)

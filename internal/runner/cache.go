@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"sync"
 	"time"
@@ -109,7 +110,7 @@ func (c *Cache) run(ctx context.Context, r, key Request, mine *call) {
 		close(mine.done)
 	}()
 	mine.token, mine.err = c.upstream.Create(ctx, r)
-	mine.settled = mine.err == nil || ctx.Err() == nil
+	mine.settled = mine.err == nil || ctx.Err() == nil && !errors.Is(mine.err, context.DeadlineExceeded)
 }
 
 func (c *Cache) serves(t Token, r Request) bool {

@@ -2,6 +2,7 @@ package runner_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -111,6 +112,32 @@ func TestEachWaiterEndsWithItsOwnDeadline(t *testing.T) {
 		wg.Wait()
 		w.called(1)
 	})
+}
+
+// A leader may give up before its time is over, since it has none left for another try.
+func TestALeaderThatGivesUpTakesNobodyWithIt(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		good bool // for those who wait
+	}{
+		"no time for another try": {err: fmt.Errorf("%w: %w", refusal(Unavailable), context.DeadlineExceeded), good: true},
+		"an outage":               {err: refusal(Unavailable)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, 30*time.Minute, func(w *world) {
+				w.github.latency = time.Second
+				w.github.refuse = func(string) *Error {
+					w.github.refuse = nil
+					return Cause{Code: Unavailable}.Refuse("%w", test.err)
+				}
+				go w.refuses(Unavailable, "orgs/acme")
+				time.Sleep(time.Second / 2)
+				if _, err := w.issue("orgs/acme"); (err == nil) != test.good {
+					t.Errorf("%v", err)
+				}
+			})
+		})
+	}
 }
 
 func TestWaitersSurviveAPanic(t *testing.T) {

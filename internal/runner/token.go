@@ -33,7 +33,7 @@ type Token struct {
 }
 
 // Upstream makes tokens. Each one adds a rule and asks the next: Cache, then Minter. Its errors are *Error. It ends with
-// the context and is safe for concurrent use.
+// the context and is safe for concurrent use. An error that wraps context.DeadlineExceeded is of this caller's time alone.
 type Upstream interface {
 	Create(context.Context, Request) (Token, error)
 }
