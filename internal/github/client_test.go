@@ -171,6 +171,29 @@ func TestAnUpgradedConnectionIsClosed(t *testing.T) {
 	<-closed
 }
 
+// go-github closes no body of a refusal. One without an end would last as long as the call may.
+func TestARefusalWithoutAnEndIsClosed(t *testing.T) {
+	t.Parallel()
+	closed := make(chan time.Time, 1)
+	c := newClient(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(404)
+		for part := make([]byte, 1<<20); ; {
+			if _, err := w.Write(part); err != nil {
+				closed <- time.Now()
+				return
+			}
+		}
+	}), "", "2022-11-28")
+	_, err := create(t, c, "orgs/acme", runner.RegistrationToken)
+	answered := time.Now()
+	if runner.AsError(err).Code != runner.TargetNotFound {
+		t.Errorf("%v", err)
+	}
+	if late := (<-closed).Sub(answered); late > callTimeout/2 {
+		t.Errorf("the connection was closed %v after the answer", late)
+	}
+}
+
 func TestCredentialGoesToNoOtherHost(t *testing.T) {
 	var leaked atomic.Bool
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { leaked.Store(true) }))

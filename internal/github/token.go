@@ -43,6 +43,8 @@ func (c *Client) Create(ctx context.Context, bearer secret.Value, r runner.Reque
 
 // createOnce makes one call; again says that another may help.
 func (c *Client) createOnce(ctx context.Context, bearer secret.Value, r runner.Request) (_ runner.Token, again bool, _ *runner.Error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // closes the connection; the library closes no body of a refusal
 	// One path for all, since the library has no method for an enterprise's remove token. It escapes nothing: that
 	// the path is what it seems rests on runner.ParseTarget.
 	req, err := c.client.NewRequest(ctx, http.MethodPost, r.Path(), nil,
