@@ -46,11 +46,12 @@ var diagnoses = []diagnosis{
 	{both(answer.isForeign, status(403)), notGitHub(runner.CredentialForbidden), false},
 	{both(answer.isForeign, status(404)), notGitHub(runner.TargetNotFound), false},
 	{both(answer.isForeign, answer.isRedirect), notGitHub(runner.TargetNotFound), false},
-	{both(answer.isForeign, answer.isServerError), notGitHub(runner.Unavailable), false},
+	{both(answer.isForeign, either(answer.isServerError, answer.isSuccess)), notGitHub(runner.Unavailable), false},
 	{status(407), runner.Cause{
 		Name: "proxy", Code: runner.Unavailable,
 		Remedy: "the proxy wants a user and password: see HTTPS_PROXY (parameter HttpsProxy)",
 	}, false},
+	{answer.isForeign, notGitHub(runner.Internal), false},
 
 	{both(status(401), answer.isUnlikeAToken), runner.Cause{
 		Name: "not-a-token", Code: runner.CredentialRejected,
@@ -135,20 +136,23 @@ type answer struct {
 
 func read(resp *http.Response, bearer secret.Value, t runner.Target) answer {
 	var body struct {
-		Message          string          `json:"message"`
-		DocumentationURL string          `json:"documentation_url"`
-		Errors           json.RawMessage `json:"errors"` // a string or a list
+		Message          string `json:"message"`
+		DocumentationURL string `json:"documentation_url"`
+		Errors           any    `json:"errors"` // a string or a list
 	}
 	if text, err := io.ReadAll(resp.Body); err == nil {
 		json.Unmarshal(text, &body) // HTML leaves it empty
 	}
 	a := answer{
-		status: resp.StatusCode, header: resp.Header,
-		message: strings.ToLower(body.Message + " " + string(body.Errors)), documentation: body.DocumentationURL,
-		said: fmt.Sprintf("%q", secret.Text(body.Message, bearer)), target: t, bearer: bearer,
+		status: resp.StatusCode, header: resp.Header, message: strings.ToLower(body.Message),
+		documentation: body.DocumentationURL, said: fmt.Sprintf("%q", secret.Text(body.Message, bearer)),
+		target: t, bearer: bearer,
 	}
-	if len(body.Errors) > 0 {
-		a.said += fmt.Sprintf(", errors %q", secret.Text(string(body.Errors), bearer))
+	if body.Errors != nil {
+		// Not as they came: there the credential may be hidden behind JSON's escapes.
+		errors := fmt.Sprint(body.Errors)
+		a.message += " " + strings.ToLower(errors)
+		a.said += fmt.Sprintf(", errors %q", secret.Text(errors, bearer))
 	}
 	return a
 }
@@ -198,7 +202,7 @@ func (a answer) isUnlikeAToken() bool {
 func isOldToken(s string) bool { return len(s) == 40 && strings.Trim(s, "0123456789abcdef") == "" }
 
 func (a answer) isSSO() bool {
-	return a.header.Get("X-GitHub-SSO") != "" || strings.Contains(a.message, "saml")
+	return a.header.Get("X-GitHub-SSO") != "" || strings.Contains(a.message, "saml enforcement")
 }
 
 // isScope: GitHub names the scopes with every answer to a classic token, so they say something only where they differ.

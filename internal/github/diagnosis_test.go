@@ -69,6 +69,9 @@ func refusals() []refusalTest {
 			code: forbidden, cause: "sso", says: "https://github.com/orgs/acme/sso?x=1"},
 		{name: "SSO message", status: 403, body: message("Resource protected by organization SAML enforcement. You must grant"),
 			code: forbidden, cause: "sso"},
+		{name: "an organization named saml", status: 403,
+			body: message("`saml` forbids access via a fine-grained personal access token"), code: forbidden,
+			cause: "token-policy"},
 		{name: "IP allow list", status: 403, body: message("Although you appear to have the correct authorization credentials, " +
 			"the `acme` organization has an IP allow list enabled, and your IP address is not permitted"),
 			code: forbidden, cause: "ip-allow-list", says: "egress address"},
@@ -149,6 +152,12 @@ func refusals() []refusalTest {
 			says: "/api/v3"},
 		{name: "a web server's 404", foreign: true, status: 404, body: "<html>", code: notFound, cause: "not-github"},
 		{name: "a balancer's 503", foreign: true, status: 503, body: "<html>", code: down, cause: "not-github", calls: 3},
+		{name: "a web server's 400", foreign: true, status: 400, body: "<html>", code: internal, cause: "not-github",
+			says: "GITHUB_API_URL"},
+		{name: "a web server's 405", foreign: true, status: 405, body: "<html>", code: internal, cause: "not-github"},
+		{name: "a captive portal", foreign: true, status: 200, body: "<html>", code: down, cause: "not-github",
+			says: "what the network filters"},
+		{name: "an empty 204", foreign: true, status: 204, code: down, cause: "not-github"},
 		{name: "JSON without GitHub's id", foreign: true, status: 404, body: message("Not Found"), code: notFound, cause: "not-found"},
 
 		{name: "empty 201", status: 201, code: down, cause: "no-token", says: "not the JSON"},
@@ -173,6 +182,9 @@ func refusals() []refusalTest {
 			header: []string{"X-OAuth-Scopes", pat, "Location", "/" + pat, "X-RateLimit-Remaining", pat}, code: forbidden, cause: "forbidden"},
 		{name: "the credential at the cut", status: 403, body: message(strings.Repeat("x", 190) + pat), code: forbidden, cause: "forbidden"},
 		{name: "the credential encoded", status: 403, body: message("ghp%5FthisMustNot%42eSeen " + strings.ToUpper(pat)), code: forbidden, cause: "forbidden"},
+		{name: "the credential escaped in JSON", status: 422,
+			body: `{"message":"\u0067hp_thisMust","errors":[{"y":"\u0067\u0068\u0070\u005f\u0074\u0068\u0069\u0073Must"}]}`,
+			code: internal, cause: "unexpected-answer", says: "errors \"[map[y:[redacted]]]\""},
 		{name: "the credential among the errors", status: 422, body: `{"message":"x","errors":[{"y":"` + pat + `"}]}`, code: internal, cause: "unexpected-answer"},
 	}
 }

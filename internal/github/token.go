@@ -73,7 +73,11 @@ func (c *Client) createOnce(ctx context.Context, bearer secret.Value, r runner.R
 		token, err = parseToken(body.Bytes())
 	}
 	if err != nil {
-		e = cmp.Or(e, noToken.Refuse("GitHub answered %d, but %w", resp.StatusCode, err))
+		cause := noToken
+		if resp.Header.Get(gogithub.HeaderRequestID) == "" {
+			cause = notGitHub(runner.Unavailable)
+		}
+		e = cmp.Or(e, cause.Refuse("GitHub answered %d, but %w", resp.StatusCode, err))
 		e.GitHub = trace(resp.Header, bearer)
 		return runner.Token{}, again, e
 	}
@@ -86,7 +90,7 @@ func isTransient(status int) bool {
 }
 
 var noToken = runner.Cause{
-	Name: "no-token", Code: runner.Unavailable, Remedy: "GitHub, or what answers in its place, fails: see https://www.githubstatus.com",
+	Name: "no-token", Code: runner.Unavailable, Remedy: "GitHub fails: see https://www.githubstatus.com",
 }
 
 // parseToken's errors quote nothing of the body: there may be a token in it.
