@@ -1,6 +1,8 @@
 package github
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"log"
 	"net"
@@ -25,26 +27,53 @@ func TestWhatKeepsUsFromGitHubIsNamed(t *testing.T) {
 	t.Cleanup(denying.Close)
 	secure := quiet(httptest.NewUnstartedServer(nil))
 	t.Cleanup(secure.Close)
+	demanding := httptest.NewUnstartedServer(nil)
+	demanding.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	quiet(demanding)
+	t.Cleanup(demanding.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(demanding.Certificate())
+	socks, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { socks.Close() })
+	go func() {
+		for {
+			conn, err := socks.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(conn, "\x05\xff") // no way of authentication is good enough
+			io.Copy(io.Discard, conn)
+			conn.Close()
+		}
+	}()
 	plain := httptest.NewServer(nil)
 	t.Cleanup(plain.Close)
 	for _, test := range []struct {
 		name, url, proxy string
+		roots            *x509.CertPool
 		cause            string
 		says             string
 	}{
 		{name: "nobody listens", url: closed.URL, cause: "network"},
 		{name: "unknown certificate", url: secure.URL, cause: "tls", says: "GITHUB_CA_CERTIFICATES"},
 		{name: "no TLS", url: strings.Replace(plain.URL, "http:", "https:", 1), cause: "tls"},
+		{name: "a certificate of ours is wanted", url: demanding.URL, roots: roots, cause: "tls", says: "certificate required"},
+		{name: "no SOCKS proxy there", url: "https://api.github.com", proxy: strings.Replace(closed.URL, "http:", "socks5:", 1),
+			cause: "proxy"},
+		{name: "SOCKS proxy refuses", url: "https://api.github.com", proxy: "socks5://" + socks.Addr().String(), cause: "proxy"},
 		{name: "no proxy there", url: "https://api.github.com", proxy: closed.URL, cause: "proxy", says: "HTTPS_PROXY"},
 		{name: "proxy wants a password", url: "https://api.github.com", proxy: refusing.URL, cause: "proxy", says: "407"},
 		{name: "proxy refuses", url: "https://api.github.com", proxy: denying.URL, cause: "proxy", says: "403"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			transport := NewTransport(nil)
+			transport := NewTransport(test.roots)
 			transport.Proxy = nil
 			if test.proxy != "" {
-				proxy, err := url.Parse(strings.Replace(test.proxy, "http://", "http://user:thisMustNotBeSeen@", 1))
+				proxy, err := url.Parse(strings.Replace(test.proxy, "://", "://user:thisMustNotBeSeen@", 1))
 				if err != nil {
 					t.Fatal(err)
 				}

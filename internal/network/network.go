@@ -21,12 +21,13 @@ var (
 	}
 	untrusted = runner.Cause{
 		Name: "tls", Code: runner.Unavailable,
-		Remedy: "a company's CA, of GitHub Enterprise Server or of a proxy that looks into TLS, goes into " +
-			"GITHUB_CA_CERTIFICATES (parameter GitHubCaCertificates); a wrong name means a wrong address",
+		Remedy: "a company's CA, of GitHub Enterprise Server or of a proxy that looks into TLS, goes for GitHub into " +
+			"GITHUB_CA_CERTIFICATES (parameter GitHubCaCertificates), for Secrets Manager into the folder SSL_CERT_DIR; " +
+			"a wrong name means a wrong address",
 	}
 	dns = runner.Cause{
 		Name: "dns", Code: runner.Unavailable,
-		Remedy: "check the host in GITHUB_API_URL, and that the VPC resolves names",
+		Remedy: "check the host, which is GITHUB_API_URL's or the endpoint's of Secrets Manager, and that the VPC resolves names",
 	}
 	timeout = runner.Cause{
 		Name: "timeout", Code: runner.Unavailable,
@@ -35,7 +36,8 @@ var (
 	}
 	broken = runner.Cause{
 		Name: "network", Code: runner.Unavailable,
-		Remedy: "the connection failed, which may pass; if it lasts, see GITHUB_API_URL, HTTPS_PROXY and the VPC's routes",
+		Remedy: "the connection failed, which may pass; if it lasts, see the address (GITHUB_API_URL, or the endpoint of " +
+			"Secrets Manager), HTTPS_PROXY and the VPC's routes",
 	}
 )
 
@@ -53,10 +55,11 @@ func causeOf(err error) runner.Cause {
 	op, isOp := errors.AsType[*net.OpError](err)
 	timed, _ := errors.AsType[net.Error](err)
 	switch {
-	case has[proxyError](err), isOp && op.Op == "proxyconnect":
+	case has[proxyError](err), isOp && (op.Op == "proxyconnect" || op.Op == "socks connect"):
 		return proxy
 	case has[*tls.CertificateVerificationError](err), has[x509.UnknownAuthorityError](err), has[x509.HostnameError](err),
-		has[tls.RecordHeaderError](err), has[tls.AlertError](err), errors.Is(err, http.ErrSchemeMismatch):
+		has[tls.RecordHeaderError](err), errors.Is(err, http.ErrSchemeMismatch),
+		isOp && (op.Op == "remote error" || op.Op == "local error"): // an alert, of a type that crypto/tls does not export
 		return untrusted
 	case has[*net.DNSError](err):
 		return dns

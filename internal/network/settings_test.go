@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
+
+	"runner-token-broker/internal/runner"
 )
 
 const password = "thisMustNotBeSeen"
@@ -158,6 +160,17 @@ func wrapped(s string) string {
 		b.WriteString(s[:64] + "\n")
 	}
 	return b.String() + s
+}
+
+func TestRemediesAreForBothServers(t *testing.T) {
+	t.Parallel()
+	for _, cause := range []runner.Cause{untrusted, dns, timeout, broken} {
+		for _, server := range []string{"github", "secrets manager"} {
+			if !strings.Contains(strings.ToLower(cause.Remedy), server) {
+				t.Errorf("%s: %q lacks %s", cause.Name, cause.Remedy, server)
+			}
+		}
+	}
 }
 
 func TestAProxysRefusalIsAnErrorThatIsKnown(t *testing.T) {

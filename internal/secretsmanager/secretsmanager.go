@@ -69,11 +69,19 @@ var (
 		Name: "secret-unreadable", Code: runner.CredentialMissing,
 		Remedy: "check GITHUB_SECRET_ID and the function's role",
 	}
+	foreign = runner.Cause{
+		Name: "not-secrets-manager", Code: runner.Unavailable,
+		Remedy: "something on the way answered, or cut the answer off: see HTTPS_PROXY (parameter HttpsProxy), the VPC's " +
+			"endpoint and what the network filters",
+	}
 	unavailable = runner.Cause{
 		Name: "secrets-manager-unavailable", Code: runner.Unavailable,
 		Remedy: "Secrets Manager fails or throttles, and that passes",
 	}
 )
+
+// undecoded is the SDK's code of a refusal that names none: AWS's all do.
+const undecoded = "UnknownError"
 
 // causeOf follows https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html.
 func causeOf(status int, code string) runner.Cause {
@@ -82,6 +90,8 @@ func causeOf(status int, code string) runner.Cause {
 	switch {
 	case throttled, passing, status == http.StatusTooManyRequests, status >= 500:
 		return unavailable
+	case code == undecoded:
+		return foreign
 	case code == "ResourceNotFoundException":
 		return missing
 	case code == "InvalidRequestException":
@@ -94,16 +104,17 @@ func causeOf(status int, code string) runner.Cause {
 
 // refusal's texts are AWS's, but for one: the error of an answer that cannot be decoded may quote the answer.
 func refusal(err error) *runner.Error {
+	answer, answered := errors.AsType[*smithyhttp.ResponseError](err)
+	status := 0
+	if answered {
+		status = answer.HTTPStatusCode()
+	}
 	if _, ok := errors.AsType[*smithy.DeserializationError](err); ok {
-		return unavailable.Refuse("the answer of Secrets Manager could not be decoded")
+		return causeOf(status, undecoded).Refuse("the answer of Secrets Manager, %d, could not be decoded", status)
 	}
 	refused, ok := errors.AsType[smithy.APIError](err)
 	if !ok {
 		return network.Refuse("no answer from Secrets Manager", err)
-	}
-	status := 0
-	if answer, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
-		status = answer.HTTPStatusCode()
 	}
 	return causeOf(status, refused.ErrorCode()).Refuse("Secrets Manager answered %d %s: %s",
 		status, secret.Text(refused.ErrorCode()), secret.Text(refused.ErrorMessage()))

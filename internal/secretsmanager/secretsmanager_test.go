@@ -109,19 +109,31 @@ func TestRefusalsOfSecretsManagerAreClassified(t *testing.T) {
 }
 
 // The SDK's error of such an answer may quote it.
-func TestAnAnswerThatCannotBeDecodedIsNotQuoted(t *testing.T) {
+func TestAnAnswerThatIsNotSecretsManagersIsNotQuoted(t *testing.T) {
 	t.Parallel()
-	for name, body := range map[string]string{
-		"a number for a string": `{"SecretString":["` + pat + `"]}`,
-		"half a JSON":           `{"SecretString":"` + pat,
-		"not JSON":              pat,
-		"HTML":                  "<html>" + pat,
+	for name, test := range map[string]struct {
+		status int
+		body   string
+		cause  string
+	}{
+		"a number for a string":    {200, `{"SecretString":["` + pat + `"]}`, "not-secrets-manager"},
+		"half a JSON":              {200, `{"SecretString":"` + pat, "not-secrets-manager"},
+		"not JSON":                 {200, pat, "not-secrets-manager"},
+		"HTML":                     {200, "<html>" + pat, "not-secrets-manager"},
+		"a middlebox's 403":        {403, "<html>" + pat, "not-secrets-manager"},
+		"a middlebox's empty 403":  {403, "", "not-secrets-manager"},
+		"a login page":             {302, "", "not-secrets-manager"},
+		"a proxy without password": {407, "", "not-secrets-manager"},
+		"a balancer's 503":         {503, "<html>", "secrets-manager-unavailable"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, body) }))
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(test.status)
+				io.WriteString(w, test.body)
+			}))
 			t.Cleanup(srv.Close)
-			refused(t, newSecretAt(srv.URL), runner.Unavailable, "secrets-manager-unavailable", "could not be decoded")
+			refused(t, newSecretAt(srv.URL), runner.Unavailable, test.cause, "Secrets Manager")
 		})
 	}
 }
