@@ -93,7 +93,7 @@ func looksLikePAT(s string) bool {
 // wrong, which is no part of a token, and its position.
 func check(token string) error {
 	switch {
-	case token == "":
+	case strings.Trim(token, "=") == "":
 		return errors.New("is empty: put a token into it")
 	case strings.HasPrefix(token, "-----BEGIN"):
 		return errors.New("is a private key: store a personal access token")

@@ -48,6 +48,7 @@ func TestParseSaysWhatIsWrongAndQuotesNothing(t *testing.T) {
 	for name, test := range map[string]struct{ held, says string }{
 		"empty":               {"", "is empty"},
 		"blank":               {" \n", "is empty"},
+		"padding alone":       {"==", "is empty"},
 		"mark alone":          {"\ufeff", "is empty"},
 		"{}":                  {"{}", noToken},
 		"no string":           {`{"token":{"x":"` + token + `"}}`, `is JSON without a string "token"`},

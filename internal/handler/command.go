@@ -108,7 +108,7 @@ func parsePath(path, stage string) (runner.Request, error) {
 	if err == nil {
 		return request, nil
 	}
-	for i := max(0, len(rest)-longestPath); i < len(rest); i++ {
+	for i := max(1, len(rest)-longestPath); i < len(rest); i++ {
 		if rest[i] != '/' {
 			continue
 		}

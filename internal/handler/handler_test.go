@@ -387,6 +387,7 @@ func TestAPathBelowAMappingIsNamedAsThat(t *testing.T) {
 		"/runners/orgs/acme/actions/runners/registration-token":    `has \"/runners\" before /orgs/acme/actions/runners/registration-token`,
 		"/a/b/repos/acme/widgets/actions/runners/remove-token":     `has \"/a/b\" before /repos/acme/widgets/actions/runners/remove-token`,
 		"/orgs/x/enterprises/acme/actions/runners/remove-token":    `has \"/orgs/x\" before /enterprises/acme`,
+		"//orgs/acme/actions/runners/registration-token":           `target \"/orgs/acme\" is none of`,
 		strings.Repeat("/orgs", 1<<20) + "/acme/actions/runners/x": "is",
 		strings.Repeat("/", 1<<20) + "acme/actions/runners/x":      "is",
 	} {

@@ -65,7 +65,7 @@ func CheckNoProxy(s string) error {
 // ParseCertificates returns the system's certificates and those given in PEM: as they are, with \n written out, or in
 // base64, which fits into a variable without quoting.
 func ParseCertificates(s string) (*x509.CertPool, error) {
-	text := strings.ReplaceAll(s, `\n`, "\n")
+	text := strings.NewReplacer(`\r`, "", `\n`, "\n").Replace(s)
 	if !strings.Contains(text, "-----BEGIN") {
 		decoded, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
 		if err != nil {
@@ -82,10 +82,10 @@ func ParseCertificates(s string) (*x509.CertPool, error) {
 		var block *pem.Block
 		block, rest = pem.Decode(rest)
 		switch {
+		case block == nil && strings.Count(text, "-----BEGIN") > n-1: // pem.Decode passes over what is broken
+			return nil, errors.New("has a certificate that is cut off or broken: are its line breaks still there?")
 		case block == nil && n == 1:
 			return nil, errors.New("has no certificate in PEM")
-		case block == nil && strings.Contains(string(rest), "-----BEGIN"):
-			return nil, fmt.Errorf("is cut off, or broken, at certificate %d", n)
 		case block == nil:
 			return pool, nil
 		case block.Type != "CERTIFICATE":

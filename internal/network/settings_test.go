@@ -113,18 +113,21 @@ func TestCertificatesComeInThreeSpellings(t *testing.T) {
 		adds  int
 		error string
 	}{
-		"PEM":               {text: one, adds: 1},
-		"two":               {text: one + two, adds: 2},
-		"with comments":     {text: "# the company's\n" + one + "\n# and\n" + two + "\nend\n", adds: 2},
-		"\\n written out":   {text: strings.ReplaceAll(one+two, "\n", `\n`), adds: 2},
-		"base64":            {text: base64.StdEncoding.EncodeToString([]byte(one + two)), adds: 2},
-		"base64, wrapped":   {text: wrapped(base64.StdEncoding.EncodeToString([]byte(one))), adds: 1},
-		"a key too":         {text: one + key, error: `has "PRIVATE KEY" at place 2`},
-		"a broken second":   {text: one + strings.Replace(two, "MII", "M!I", 1), error: "broken, at certificate 2"},
-		"a cut-off second":  {text: one + two[:len(two)/2], error: "cut off"},
-		"not a certificate": {text: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})), error: "certificate 1 that cannot be parsed"},
-		"a path":            {text: "/etc/ssl/ca.pem", error: "neither PEM nor PEM in base64"},
-		"base64 of nothing": {text: "aGVsbG8=", error: "no certificate in PEM"},
+		"PEM":                {text: one, adds: 1},
+		"two":                {text: one + two, adds: 2},
+		"with comments":      {text: "# the company's\n" + one + "\n# and\n" + two + "\nend\n", adds: 2},
+		"\\n written out":    {text: strings.ReplaceAll(one+two, "\n", `\n`), adds: 2},
+		"base64":             {text: base64.StdEncoding.EncodeToString([]byte(one + two)), adds: 2},
+		"base64, wrapped":    {text: wrapped(base64.StdEncoding.EncodeToString([]byte(one))), adds: 1},
+		"a key too":          {text: one + key, error: `has "PRIVATE KEY" at place 2`},
+		"\\r\\n written out": {text: strings.ReplaceAll(one+two, "\n", `\r\n`), adds: 2},
+		"a broken first":     {text: strings.Replace(one, "MII", "M!I", 1) + two, error: "cut off or broken"},
+		"a broken second":    {text: one + strings.Replace(two, "MII", "M!I", 1), error: "cut off or broken"},
+		"a cut-off second":   {text: one + two[:len(two)/2], error: "cut off or broken"},
+		"in one line":        {text: strings.ReplaceAll(one, "\n", " "), error: "line breaks"},
+		"not a certificate":  {text: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})), error: "certificate 1 that cannot be parsed"},
+		"a path":             {text: "/etc/ssl/ca.pem", error: "neither PEM nor PEM in base64"},
+		"base64 of nothing":  {text: "aGVsbG8=", error: "no certificate in PEM"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
