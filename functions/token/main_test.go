@@ -308,7 +308,8 @@ func TestEachCodeThroughTheWholeFunction(t *testing.T) {
 				t.Errorf("Retry-After %q", wait)
 			}
 			direct := s.direct(target)
-			if direct.ErrorType != test.code || direct.ErrorMessage == "" || direct.Token != "" || direct.line["outcome"] != test.code {
+			if direct.ErrorType != test.code || direct.ErrorMessage == "" || direct.Token != "" ||
+				direct.line["outcome"] != test.code || direct.line["cause"] != test.cause {
 				t.Errorf("%+v, want the error %s", direct, test.code)
 			}
 			for _, text := range []string{over.Body, direct.ErrorMessage} {

@@ -2,6 +2,7 @@ package credential
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"sync"
 	"time"
@@ -15,12 +16,7 @@ const (
 	rereadInterval  = 5 * time.Second
 )
 
-var (
-	rejected = runner.Cause{
-		Name: "expired-or-revoked", Code: runner.CredentialRejected, Remedy: "put a valid credential into the secret",
-	}
-	slow = runner.Cause{Name: "timeout", Code: runner.Unavailable}
-)
+var slow = runner.Cause{Name: "timeout", Code: runner.Unavailable}
 
 // Set is the credentials that one secret holds: today one PAT for all targets. It caches the secret, and it remembers
 // which values GitHub rejected. Use NewSet. It is safe for concurrent use.
@@ -33,17 +29,22 @@ type Set struct {
 	pat      secret.Value // zero before the first read
 	readAt   time.Time
 	rereadAt time.Time            // when a successor of a rejected value was last looked for
-	rejected map[string]time.Time // by the bearer's SHA-256
+	rejected map[string]rejection // by the bearer's SHA-256
+}
+
+type rejection struct {
+	why *runner.Error
+	at  time.Time
 }
 
 // NewSet returns the Set of the secret that fetch reads. What was read is used for ttl. Failed reads are not cached.
 func NewSet(ttl time.Duration, fetch func(context.Context) (secret.Value, error)) *Set {
-	return &Set{ttl: ttl, fetch: fetch, slot: make(chan struct{}, 1), rejected: map[string]time.Time{}}
+	return &Set{ttl: ttl, fetch: fetch, slot: make(chan struct{}, 1), rejected: map[string]rejection{}}
 }
 
 // For returns the credential for the target. The secret is read anew when its time is over, or when its value was
 // rejected within the last minute, then at most every five seconds. Simultaneous calls wait for one read. The error is a
-// *runner.Error: CredentialRejected where there is no other value, or none can be read.
+// *runner.Error: that of the rejection where there is no other value, or none can be read.
 func (s *Set) For(ctx context.Context, _ runner.Target) (runner.Credential, error) {
 	select {
 	case s.slot <- struct{}{}:
@@ -71,13 +72,12 @@ func (s *Set) For(ctx context.Context, _ runner.Target) (runner.Credential, erro
 func (s *Set) mustRead() (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	why := s.rejection(s.pat)
 	switch {
-	case s.pat.IsZero():
-		return true, nil
-	case !s.isRejected(s.pat):
-		return time.Since(s.readAt) >= s.ttl, nil
+	case why == nil:
+		return s.pat.IsZero() || time.Since(s.readAt) >= s.ttl, nil
 	case time.Since(s.rereadAt) < rereadInterval:
-		return false, rejected.Refuse("the secret held the rejected value %.0f s ago, and is read every %.0f s",
+		return false, again(why, "the secret held the rejected value %.0f s ago, and is read every %.0f s",
 			time.Since(s.readAt).Seconds(), rereadInterval.Seconds())
 	}
 	s.rereadAt = now()
@@ -88,18 +88,26 @@ func (s *Set) mustRead() (bool, error) {
 func (s *Set) store(v secret.Value, err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case err != nil && !s.pat.IsZero() && s.isRejected(s.pat):
-		return rejected.Refuse("the secret could not be read again: %w", runner.AsError(err).Err)
-	case err != nil:
+	if err != nil {
+		if why := s.rejection(s.pat); why != nil {
+			return again(why, "the secret could not be read again: %w", runner.AsError(err).Err)
+		}
 		return err
 	}
 	s.pat, s.readAt = v, now()
-	if s.isRejected(v) {
+	if why := s.rejection(v); why != nil {
 		s.rereadAt = s.readAt
-		return rejected.Refuse("the secret, read again, still holds the rejected value")
+		return again(why, "the secret, read again, still holds the rejected value")
 	}
 	return nil
+}
+
+// again returns the rejection for a call that is not made.
+func again(why *runner.Error, format string, args ...any) *runner.Error {
+	e := *why
+	e.Err = fmt.Errorf("%w: %w", fmt.Errorf(format, args...), why.Err)
+	e.GitHub = runner.Trace{}
+	return &e
 }
 
 func (s *Set) current() credential {
@@ -108,10 +116,10 @@ func (s *Set) current() credential {
 	return credential{s, s.pat}
 }
 
-func (s *Set) isRejected(v secret.Value) bool {
-	maps.DeleteFunc(s.rejected, func(_ string, at time.Time) bool { return time.Since(at) >= rejectionMemory })
-	_, ok := s.rejected[v.SHA256()]
-	return ok
+// rejection returns why the value was rejected within the last minute, nil if it was not.
+func (s *Set) rejection(v secret.Value) *runner.Error {
+	maps.DeleteFunc(s.rejected, func(_ string, r rejection) bool { return time.Since(r.at) >= rejectionMemory })
+	return s.rejected[v.SHA256()].why
 }
 
 // credential is a personal access token: bearer and account in one.
@@ -126,10 +134,10 @@ func (credential) Name() string { return "pat" }
 
 func (c credential) Bearer(context.Context) (secret.Value, error) { return c.value, nil }
 
-func (c credential) Reject(bearer secret.Value) {
+func (c credential) Reject(bearer secret.Value, why *runner.Error) {
 	c.set.mu.Lock()
 	defer c.set.mu.Unlock()
-	c.set.rejected[bearer.SHA256()] = now()
+	c.set.rejected[bearer.SHA256()] = rejection{why, now()}
 }
 
 // now is the wall clock alone: the monotonic one may stand still while the environment is frozen between invocations

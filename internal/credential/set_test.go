@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -72,9 +73,15 @@ func (w *world) refuses(code runner.Code, reads int) *runner.Error {
 	return e
 }
 
+func rejected() *runner.Error {
+	e := (runner.Cause{Name: "placeholder", Code: runner.CredentialRejected, Remedy: "do this"}).Refuse("GitHub said no")
+	e.Credential, e.GitHub = "pat", runner.Trace{RequestID: "AB:CD"}
+	return e
+}
+
 func (w *world) reject(pat string) {
 	v := secret.New(pat)
-	credential{w.set, v}.Reject(v)
+	credential{w.set, v}.Reject(v, rejected())
 }
 
 func TestSecretIsCachedForItsTime(t *testing.T) {
@@ -175,7 +182,7 @@ func TestSecretIsReadEveryFiveSecondsWhileItsValueIsRejected(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, ttl, func(w *world) {
 				c := w.gives("pat-1", 1)
-				c.Reject(secret.New("pat-1"))
+				c.Reject(secret.New("pat-1"), rejected())
 				for i := range 60 {
 					w.refuses(runner.CredentialRejected, 2+i/5)
 					time.Sleep(time.Second)
@@ -187,6 +194,28 @@ func TestSecretIsReadEveryFiveSecondsWhileItsValueIsRejected(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Only one request in a minute gets GitHub's answer. The others are told the same cause and remedy.
+func TestARejectionIsRepeatedWithItsCause(t *testing.T) {
+	inWorld(t, time.Hour, func(w *world) {
+		w.gives("pat-1", 1)
+		w.reject("pat-1")
+		for range 3 {
+			for i, says := range []string{"still holds", "held the rejected value 2 s ago", "be read again: down"} {
+				e := w.refuses(runner.CredentialRejected, w.source.reads+(i+1)%2)
+				if text := e.Error(); e.Cause != "placeholder" || e.Credential != "pat" || e.GitHub != (runner.Trace{}) ||
+					!strings.Contains(text, says) || !strings.HasSuffix(text, ": GitHub said no: do this") || len(text) > 150 {
+					t.Errorf("%q, cause %q, want %q", text, e.Cause, says)
+				}
+				time.Sleep([]time.Duration{2 * time.Second, 4 * time.Second, 6 * time.Second}[i])
+				w.source.err = nil
+				if i == 1 {
+					w.source.err = (runner.Cause{Code: runner.Unavailable}).Refuse("down")
+				}
+			}
+		}
+	})
 }
 
 func TestASetDoesNotLeakWhatItHolds(t *testing.T) {

@@ -22,7 +22,7 @@ const LongestWait = 70 * time.Minute
 // Credentials are what the service may show to GitHub.
 type Credentials interface {
 	// For returns the credential for the target. Its errors are *Error. A credential that was rejected is not
-	// returned again for a while: the error is CredentialRejected then. It ends with the context.
+	// returned again for a while: the error is that of the rejection then. It ends with the context.
 	For(context.Context, Target) (Credential, error)
 }
 
@@ -34,8 +34,8 @@ type Credential interface {
 	Name() string
 	// Bearer returns the bearer token that is good now. Its errors are *Error.
 	Bearer(context.Context) (secret.Value, error)
-	// Reject says that GitHub answered 401 to the bearer.
-	Reject(bearer secret.Value)
+	// Reject says that GitHub answered 401 to the bearer, and what that means.
+	Reject(bearer secret.Value, why *Error)
 }
 
 // GitHub makes tokens.
@@ -90,8 +90,12 @@ func (m *Minter) Create(ctx context.Context, r Request) (Token, error) {
 	next, unread := m.credentials.For(ctx, r.Target)
 	if unread != nil {
 		m.condemn(first)
-		e := *AsError(err)
-		e.Err = fmt.Errorf("%w; %w", e.Err, AsError(unread).Err)
+		e := *AsError(unread)
+		if e.Code != CredentialRejected { // there was no time to read
+			e = *AsError(err)
+			e.Err = fmt.Errorf("%w; %w", e.Err, AsError(unread).Err)
+		}
+		e.GitHub = AsError(err).GitHub
 		return Token{}, &e
 	}
 	t, err = m.call(ctx, next, r)
@@ -146,7 +150,7 @@ func (m *Minter) call(ctx context.Context, c Credential, r Request) (Token, erro
 		m.change(c, func(s *standing) { s.refused[r] = &refusal{&e, now()} })
 	case CredentialRejected:
 		m.change(c, func(s *standing) { s.refused[r] = &refusal{&e, now()} })
-		c.Reject(bearer)
+		c.Reject(bearer, &e)
 	}
 	return Token{}, &e
 }
