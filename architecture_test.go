@@ -14,7 +14,8 @@ const module = "runner-token-broker/"
 // rooms are the packages that are linked into the function, with the rooms that each may enter.
 var rooms = map[string][]string{
 	"functions/token": {
-		"internal/credential", "internal/github", "internal/handler", "internal/network", "internal/runner", "internal/secretsmanager",
+		"internal/credential", "internal/github", "internal/handler", "internal/network", "internal/runner",
+		"internal/secretsmanager",
 	},
 	"internal/handler":        {"internal/runner", "internal/secret"},
 	"internal/github":         {"internal/network", "internal/runner", "internal/secret"},

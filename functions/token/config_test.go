@@ -45,7 +45,7 @@ func TestSettingsAreRefusedOrTaken(t *testing.T) {
 		good        bool
 	}{
 		{"GITHUB_SECRET_ID", "arn:aws:secretsmanager:eu-central-1:123456789012:secret:github-pat-AbCdEf", true},
-		{"GITHUB_SECRET_ID", "arn:aws:secretsmanager:us-east-1:123456789012:secret:github-pat-AbCdEf", false}, // see AWS_REGION
+		{"GITHUB_SECRET_ID", "arn:aws:secretsmanager:us-east-1:123456789012:secret:github-pat-AbCdEf", false}, // AWS_REGION
 		{"GITHUB_SECRET_ID", " ", false},
 		{"GITHUB_SECRET_ID", "ghp_thisMustNotBeSeen", false},
 		{"ALLOWED_TARGETS", "", false},
@@ -72,7 +72,9 @@ func TestSettingsAreRefusedOrTaken(t *testing.T) {
 		{"no_proxy", "10.0.0.0/99", false},
 	} {
 		t.Run(test.name+"="+test.value, func(t *testing.T) {
-			settings := map[string]string{"GITHUB_SECRET_ID": "github-pat", "ALLOWED_TARGETS": "orgs/acme", "AWS_REGION": "eu-central-1"}
+			settings := map[string]string{
+				"GITHUB_SECRET_ID": "github-pat", "ALLOWED_TARGETS": "orgs/acme", "AWS_REGION": "eu-central-1",
+			}
 			settings[test.name] = test.value
 			_, err := loadConfig(lookup(settings))
 			if (err == nil) != test.good || err != nil && !strings.HasPrefix(err.Error(), test.name+": ") {
@@ -86,7 +88,9 @@ func TestSettingsAreRefusedOrTaken(t *testing.T) {
 }
 
 func TestSAMLocalIsExactlyTrue(t *testing.T) {
-	for value, want := range map[string]bool{"true": true, "": false, "True": false, "1": false, "false": false, " true": false} {
+	for value, want := range map[string]bool{
+		"true": true, "": false, "True": false, "1": false, "false": false, " true": false,
+	} {
 		t.Run(value, func(t *testing.T) {
 			if c, _ := loadConfig(lookup(map[string]string{"AWS_SAM_LOCAL": value})); c.samLocal != want {
 				t.Errorf("%v", c.samLocal)

@@ -35,8 +35,8 @@ func main() {
 	lambda.Start(h)
 }
 
-// newHandler wires the function: Issuer -> Cache -> Minter -> credential and GitHub. It uses neither the network nor the
-// clock: an environment may be started long before its first invocation.
+// newHandler wires the function: Issuer -> Cache -> Minter -> credential and GitHub. It uses neither the network nor
+// the clock: an environment may start long before its first invocation.
 func newHandler(ctx context.Context, getenv func(string) string, logger *slog.Logger) (*handler.Handler, error) {
 	cfg, err := loadConfig(getenv)
 	if err != nil {

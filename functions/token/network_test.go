@@ -46,7 +46,8 @@ func TestAPrivateCAInFrontOfGitHubEnterpriseServer(t *testing.T) {
 			if r.StatusCode != test.status {
 				t.Errorf("%+v", r)
 			}
-			if text, _ := r.line["error"].(string); !test.knows && (r.line["cause"] != "tls" || !strings.Contains(text, "GITHUB_CA_CERTIFICATES")) {
+			if text, _ := r.line["error"].(string); !test.knows &&
+				(r.line["cause"] != "tls" || !strings.Contains(text, "GITHUB_CA_CERTIFICATES")) {
 				t.Errorf("the operator is told %v", r.line)
 			}
 		})
@@ -78,7 +79,8 @@ func TestAMalformedProxyEndsTheStart(t *testing.T) {
 			s := start(t, settings{name: "http://user:thisMustNotBeSeen0@proxy .example:8080"})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			if err := s.lambda.Ready(ctx); err == nil || ctx.Err() != nil || !strings.Contains(s.output.String(), name+": is not the address of a proxy") {
+			if err := s.lambda.Ready(ctx); err == nil || ctx.Err() != nil ||
+				!strings.Contains(s.output.String(), name+": is not the address of a proxy") {
 				t.Errorf("%v, %s", err, s.output.String())
 			}
 			if strings.Contains(s.output.String(), "thisMustNotBeSeen") {
@@ -96,13 +98,14 @@ func TestAProxyThatRefusesIsNamed(t *testing.T) {
 	t.Cleanup(proxy.Close)
 	s := start(t, settings{"HTTPS_PROXY": proxy.URL, "GITHUB_API_URL": "https://api.github.com"})
 	r := s.post("orgs/acme")
-	if text, _ := r.line["error"].(string); r.StatusCode != 503 || r.line["cause"] != "proxy" || !strings.Contains(text, "HTTPS_PROXY") {
+	if text, _ := r.line["error"].(string); r.StatusCode != 503 || r.line["cause"] != "proxy" ||
+		!strings.Contains(text, "HTTPS_PROXY") {
 		t.Errorf("%+v", r)
 	}
 }
 
-// Whatever net/http and the SDK can be told to print: nothing secret is in it. That it is not is looked for at the end of
-// each test. Both servers speak HTTP/2, whose debugging prints headers and bodies.
+// Whatever net/http and the SDK can be told to print, nothing secret is in it: the end of each test looks for it. Both
+// servers offer HTTP/2, whose debugging prints headers and bodies.
 func TestDebuggingPrintsNothingSecret(t *testing.T) {
 	t.Parallel()
 	for name, with := range map[string]settings{
@@ -115,7 +118,9 @@ func TestDebuggingPrintsNothingSecret(t *testing.T) {
 				var roots []byte
 				for _, name := range []string{"GITHUB_API_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER"} {
 					behind := f.Env[name]
-					srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { forward(t, w, r, behind) }))
+					srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						forward(t, w, r, behind)
+					}))
 					srv.EnableHTTP2 = true
 					srv.StartTLS()
 					t.Cleanup(srv.Close)

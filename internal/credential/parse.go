@@ -19,8 +19,8 @@ var prefixes = []string{"ghp_", "github_pat_"}
 
 var malformed = runner.Cause{Name: "secret-malformed", Code: runner.CredentialMissing}
 
-// Parse returns the PAT that the secret holds: as plain text, or in one of the JSON layouts that people use. White space
-// and a byte order mark around it are taken off. Its errors are *runner.Error and quote nothing of the secret.
+// Parse returns the PAT that the secret holds: as plain text, or in one of the JSON layouts that people use. It takes
+// off white space and a byte order mark. Its errors are *runner.Error and quote nothing of the secret.
 func Parse(held secret.Value) (secret.Value, error) {
 	token := trim(held.Reveal())
 	if strings.HasPrefix(token, "{") {
@@ -69,8 +69,8 @@ func parseObject(text string) (string, error) {
 	return found[0], nil
 }
 
-var errNoToken = errors.New(`is JSON without a string "token", and without exactly one value that begins as GitHub's personal ` +
-	`access tokens do: store the token alone, or as {"token":"..."}`)
+var errNoToken = errors.New(`is JSON without a string "token", and without exactly one value that begins as GitHub's ` +
+	`personal access tokens do: store the token alone, or as {"token":"..."}`)
 
 func stringOf(value json.RawMessage, name string) (string, error) {
 	var s string
@@ -98,8 +98,7 @@ func check(token string) error {
 	case strings.HasPrefix(token, "-----BEGIN"):
 		return errors.New("is a private key: store a personal access token")
 	}
-	position := 0
-	padding := false
+	position, padding := 0, false
 	for _, r := range token {
 		position++
 		switch {
@@ -108,7 +107,8 @@ func check(token string) error {
 		case padding:
 			return errors.New(`has "=" before its end, as in NAME=VALUE: store the value alone`)
 		case !isOfToken(r):
-			return fmt.Errorf("has a character that no token has, %U at position %d: store the token alone, without quotes", r, position)
+			return fmt.Errorf("has a character that no token has, %U at position %d: "+
+				"store the token alone, without quotes", r, position)
 		}
 	}
 	return nil

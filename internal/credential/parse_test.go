@@ -68,7 +68,7 @@ func TestParseSaysWhatIsWrongAndQuotesNothing(t *testing.T) {
 		"accent":              {token + "é", "U+00E9 at position 22"},
 		"zero-width space":    {"ghp_th\u200bisMustNotBeSeen", "U+200B at position 7"},
 		"NAME=VALUE":          {"GITHUB_PAT=" + token, "store the value alone"},
-		"private key":         {"-----BEGIN RSA PRIVATE KEY-----\n" + token + "\n-----END RSA PRIVATE KEY-----\n", "is a private key"},
+		"private key":         {"-----BEGIN RSA PRIVATE KEY-----\n" + token, "is a private key"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v, err := Parse(secret.New(test.held))

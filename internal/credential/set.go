@@ -43,8 +43,8 @@ func NewSet(ttl time.Duration, fetch func(context.Context) (secret.Value, error)
 }
 
 // For returns the credential for the target. The secret is read anew when its time is over, or when its value was
-// rejected within the last minute, then at most every five seconds. Simultaneous calls wait for one read. The error is a
-// *runner.Error: that of the rejection where there is no other value, or none can be read.
+// rejected within the last minute, then at most every five seconds. Simultaneous calls wait for one read, each until
+// its ctx ends. The error is a *runner.Error: that of the rejection where no other value can be read.
 func (s *Set) For(ctx context.Context, _ runner.Target) (runner.Credential, error) {
 	select {
 	case s.slot <- struct{}{}:

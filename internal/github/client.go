@@ -49,8 +49,8 @@ func New(api API, transport http.RoundTripper) (*Client, error) {
 	return &Client{client: client, api: api}, nil
 }
 
-// NewTransport returns the transport for GitHub: http.DefaultTransport's settings (proxies by HTTPS_PROXY), but for what
-// network.Restrict does. The server's certificate may be signed by roots; nil means the system's.
+// NewTransport returns the transport for GitHub: http.DefaultTransport's settings (proxies by HTTPS_PROXY), but for
+// what network.Restrict does. The server's certificate must be signed by one of roots; nil means the system's.
 func NewTransport(roots *x509.CertPool) *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.TLSClientConfig = &tls.Config{RootCAs: roots}

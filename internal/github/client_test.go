@@ -115,7 +115,8 @@ func TestAPeerThatRefusesStreamsGetsTheCredentialThreeTimes(t *testing.T) {
 	defer srv.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(srv.Certificate())
-	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: srv.TLS.Certificates, NextProtos: []string{"h2", "http/1.1"}})
+	listener, err := tls.Listen("tcp", "127.0.0.1:0",
+		&tls.Config{Certificates: srv.TLS.Certificates, NextProtos: []string{"h2", "http/1.1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,8 +134,9 @@ func TestAPeerThatRefusesStreamsGetsTheCredentialThreeTimes(t *testing.T) {
 				connections.Add(1)
 				conn.Read(make([]byte, 4096))
 				if conn.(*tls.Conn).ConnectionState().NegotiatedProtocol == "h2" {
-					io.WriteString(conn, "\x00\x00\x00\x04\x00\x00\x00\x00\x00")                                 // SETTINGS
-					io.WriteString(conn, "\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00") // GOAWAY, last stream 0
+					io.WriteString(conn, "\x00\x00\x00\x04\x00\x00\x00\x00\x00") // SETTINGS
+					// GOAWAY, last stream 0
+					io.WriteString(conn, "\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")
 					io.Copy(io.Discard, conn)
 				}
 			}()
@@ -213,8 +215,9 @@ func TestCredentialGoesToNoOtherHost(t *testing.T) {
 // go-github would remember the limit for the client and refuse by itself.
 func TestALimitIsNotRememberedByTheClient(t *testing.T) {
 	for _, limit := range []*github.Answer{
-		{Header: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {unix(time.Now().Add(time.Hour))}}}, // of a success
-		{Status: 403, Body: `{"documentation_url":"https://docs.github.com/x#secondary-rate-limits"}`, Header: http.Header{"Retry-After": {"3600"}}},
+		{Header: http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {unix(time.Now().Add(time.Hour))}}}, // 201
+		{Status: 403, Body: `{"documentation_url":"https://docs.github.com/x#secondary-rate-limits"}`,
+			Header: http.Header{"Retry-After": {"3600"}}},
 	} {
 		stand := github.New(secret.New(pat))
 		c := newClient(t, stand, "", "2022-11-28")

@@ -208,7 +208,8 @@ func (a answer) isSSO() bool {
 // isScope: GitHub names the scopes with every answer to a classic token, so they say something only where they differ.
 func (a answer) isScope() bool {
 	held, accepted := list(a.header.Get("X-OAuth-Scopes")), list(a.header.Get("X-Accepted-OAuth-Scopes"))
-	lacks := len(accepted) > 0 && !slices.ContainsFunc(accepted, func(scope string) bool { return slices.Contains(held, scope) })
+	lacks := len(accepted) > 0 &&
+		!slices.ContainsFunc(accepted, func(scope string) bool { return slices.Contains(held, scope) })
 	return lacks || strings.Contains(a.message, "must have admin rights")
 }
 
@@ -293,7 +294,8 @@ func need(t runner.Target) string {
 		return `it needs admin:org (classic) or "Self-hosted runners: write" (fine-grained, approved by the organization), ` +
 			`and its user must own the organization`
 	case "repos":
-		return `it needs repo (classic) or "Administration: write" (fine-grained), and its user must administer the repository`
+		return `it needs repo (classic) or "Administration: write" (fine-grained), ` +
+			`and its user must administer the repository`
 	}
 	return "it needs manage_runners:enterprise and must be a classic one: enterprises take no other"
 }

@@ -60,10 +60,12 @@ func TestWhatKeepsUsFromGitHubIsNamed(t *testing.T) {
 		{name: "nobody listens", url: closed.URL, cause: "network"},
 		{name: "unknown certificate", url: secure.URL, cause: "tls", says: "GITHUB_CA_CERTIFICATES"},
 		{name: "no TLS", url: strings.Replace(plain.URL, "http:", "https:", 1), cause: "tls"},
-		{name: "a certificate of ours is wanted", url: demanding.URL, roots: roots, cause: "tls", says: "certificate required"},
-		{name: "no SOCKS proxy there", url: "https://api.github.com", proxy: strings.Replace(closed.URL, "http:", "socks5:", 1),
+		{name: "a certificate of ours is wanted", url: demanding.URL, roots: roots, cause: "tls",
+			says: "certificate required"},
+		{name: "no SOCKS proxy there", url: "https://api.github.com",
+			proxy: strings.Replace(closed.URL, "http:", "socks5:", 1), cause: "proxy"},
+		{name: "SOCKS proxy refuses", url: "https://api.github.com", proxy: "socks5://" + socks.Addr().String(),
 			cause: "proxy"},
-		{name: "SOCKS proxy refuses", url: "https://api.github.com", proxy: "socks5://" + socks.Addr().String(), cause: "proxy"},
 		{name: "no proxy there", url: "https://api.github.com", proxy: closed.URL, cause: "proxy", says: "HTTPS_PROXY"},
 		{name: "proxy wants a password", url: "https://api.github.com", proxy: refusing.URL, cause: "proxy", says: "407"},
 		{name: "proxy refuses", url: "https://api.github.com", proxy: denying.URL, cause: "proxy", says: "403"},
@@ -97,7 +99,8 @@ func TestANameThatDoesNotResolveIsNamed(t *testing.T) {
 	transport.Proxy = nil
 	transport.DialContext = (&net.Dialer{Resolver: &net.Resolver{PreferGo: true, Dial: nil}}).DialContext
 	_, err := createWithin(t, time.Minute, clientFor(t, "https://no-such-host.invalid/api/v3", "2022-11-28", transport))
-	if e := runner.AsError(err); e.Code != runner.Unavailable || e.Cause != "dns" || !strings.Contains(e.Error(), "GITHUB_API_URL") {
+	if e := runner.AsError(err); e.Code != runner.Unavailable || e.Cause != "dns" ||
+		!strings.Contains(e.Error(), "GITHUB_API_URL") {
 		t.Errorf("%v, cause %q", err, e.Cause)
 	}
 }
@@ -117,7 +120,8 @@ func TestAValueThatIsUnlikeATokenIsNamed(t *testing.T) {
 			t.Parallel()
 			c := newClient(t, answerer(401, message("Bad credentials"), "X-GitHub-Request-Id", "AB:CD"), "", "2022-11-28")
 			_, err := c.Create(t.Context(), secret.New(test.bearer), request(t, "orgs/acme", runner.RegistrationToken))
-			if e := runner.AsError(err); e.Code != runner.CredentialRejected || e.Cause != test.cause || strings.Contains(e.Error(), test.bearer) {
+			if e := runner.AsError(err); e.Code != runner.CredentialRejected || e.Cause != test.cause ||
+				strings.Contains(e.Error(), test.bearer) {
 				t.Errorf("%v, cause %q, want %q", err, e.Cause, test.cause)
 			}
 		})

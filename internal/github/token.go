@@ -42,7 +42,9 @@ func (c *Client) Create(ctx context.Context, bearer secret.Value, r runner.Reque
 }
 
 // createOnce makes one call; again says that another may help.
-func (c *Client) createOnce(ctx context.Context, bearer secret.Value, r runner.Request) (_ runner.Token, again bool, _ *runner.Error) {
+func (c *Client) createOnce(
+	ctx context.Context, bearer secret.Value, r runner.Request,
+) (_ runner.Token, again bool, _ *runner.Error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // closes the connection; the library closes no body of a refusal
 	// One path for all, since the library has no method for an enterprise's remove token. It escapes nothing: that
@@ -86,7 +88,8 @@ func (c *Client) createOnce(ctx context.Context, bearer secret.Value, r runner.R
 }
 
 func isTransient(status int) bool {
-	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout
+	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable ||
+		status == http.StatusGatewayTimeout
 }
 
 var noToken = runner.Cause{

@@ -41,7 +41,8 @@ func TestEveryCallIsOneThatGitHubDescribes(t *testing.T) {
 						t.Errorf("expires at %v, want whole seconds of UTC in an hour", token.ExpiresAt)
 					}
 					r := requests[len(requests)-1]
-					if r.Method != "POST" || r.Path != api.path+"/"+path+"/actions/runners/"+string(kind) || r.APIVersion != api.version {
+					if r.Method != "POST" || r.Path != api.path+"/"+path+"/actions/runners/"+string(kind) ||
+						r.APIVersion != api.version {
 						t.Errorf("request %+v", r)
 					}
 					if token.GitHub.RequestID == "" || token.GitHub.RateLimitRemaining == "" {
@@ -76,7 +77,8 @@ func TestTransientFailuresAreTriedTwiceMore(t *testing.T) {
 			}
 			stand.OnRequest(func(*http.Request) *github.Answer { n.Add(1); return fault })
 			n.Store(0)
-			if _, err := create(t, c, "orgs/acme", runner.RegistrationToken); runner.AsError(err).Code != runner.Unavailable || n.Load() != 3 {
+			_, err := create(t, c, "orgs/acme", runner.RegistrationToken)
+			if runner.AsError(err).Code != runner.Unavailable || n.Load() != 3 {
 				t.Errorf("%v after %d calls, want Unavailable after three", err, n.Load())
 			}
 			if v := stand.Violations(); len(v) > 0 {
@@ -97,14 +99,16 @@ func TestNoRetryBeyondTheContextNorAgainstRetryAfter(t *testing.T) {
 	defer cancel()
 	start := time.Now()
 	_, err := c.Create(ctx, secret.New(pat), request(t, "orgs/acme", runner.RegistrationToken))
-	if e := runner.AsError(err); e.RetryAfter != time.Minute || len(stand.Requests()) != 1 || time.Since(start) > 10*time.Second {
+	if e := runner.AsError(err); e.RetryAfter != time.Minute || len(stand.Requests()) != 1 ||
+		time.Since(start) > 10*time.Second {
 		t.Errorf("%v, wait %v, after %d calls and %v", err, e.RetryAfter, len(stand.Requests()), time.Since(start))
 	}
 
 	stand.OnRequest(func(*http.Request) *github.Answer { return &github.Answer{Fault: network.Hang} })
 	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := c.Create(ctx, secret.New(pat), request(t, "orgs/acme", runner.RegistrationToken)); runner.AsError(err).Code != runner.Unavailable {
+	_, err = c.Create(ctx, secret.New(pat), request(t, "orgs/acme", runner.RegistrationToken))
+	if runner.AsError(err).Code != runner.Unavailable {
 		t.Errorf("hanging: %v", err)
 	}
 }
@@ -153,7 +157,8 @@ func TestNoCallIsWithoutATimeout(t *testing.T) {
 		start := time.Now()
 		_, err := c.Create(context.Background(), secret.New(pat), request(t, "orgs/acme", runner.RegistrationToken))
 		e := runner.AsError(err)
-		if took := time.Since(start); e.Code != runner.Unavailable || e.Cause != "timeout" || took < 33*time.Second || took > 36*time.Second {
+		if took := time.Since(start); e.Code != runner.Unavailable || e.Cause != "timeout" || took < 33*time.Second ||
+			took > 36*time.Second {
 			t.Errorf("%v, cause %q, after %v, want three timeouts of 11 s", err, e.Cause, took)
 		}
 	})
@@ -165,7 +170,8 @@ func TestTokenSaysWhenItWasAskedFor(t *testing.T) {
 	c := newClient(t, stand, "", "2022-11-28")
 	before := time.Now().Round(0)
 	token, err := create(t, c, "orgs/acme", runner.RegistrationToken)
-	if err != nil || token.MadeAt.Before(before) || token.MadeAt.After(time.Now()) || token.MadeAt != token.MadeAt.Round(0) {
+	if err != nil || token.MadeAt.Before(before) || token.MadeAt.After(time.Now()) ||
+		token.MadeAt != token.MadeAt.Round(0) {
 		t.Errorf("made at %v, asked for after %v: %v", token.MadeAt, before, err)
 	}
 }

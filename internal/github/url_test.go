@@ -49,7 +49,8 @@ func TestParseAPIRefusesWhatCannotBeMeant(t *testing.T) {
 			}
 		})
 	}
-	if _, err := ParseAPI("https://github.acme.com:8443"); err == nil || !strings.Contains(err.Error(), "https://github.acme.com:8443/api/v3") {
+	if _, err := ParseAPI("https://github.acme.com:8443"); err == nil ||
+		!strings.Contains(err.Error(), "https://github.acme.com:8443/api/v3") {
 		t.Errorf("the address that is meant is not in %v", err)
 	}
 }
@@ -57,7 +58,8 @@ func TestParseAPIRefusesWhatCannotBeMeant(t *testing.T) {
 func TestVersionsAreThoseThatGoGitHubSends(t *testing.T) {
 	t.Parallel()
 	for v, good := range map[string]bool{
-		"2022-11-28": true, "2026-03-10": true, "2022-11-27": false, "2026-03-11": false, "2024": false, "latest": false, "": false,
+		"2022-11-28": true, "2026-03-10": true, "2022-11-27": false, "2026-03-11": false, "2024": false, "latest": false,
+		"": false,
 	} {
 		t.Run(v, func(t *testing.T) {
 			if api, err := (API{}).InVersion(v); (err == nil) != good || (api.version == v) != good && v != "" {

@@ -8,7 +8,9 @@ import (
 )
 
 func BenchmarkInvoke(b *testing.B) {
-	for _, name := range []string{"direct-org.json", "http-api-v2-org-registration-token.json", "rest-api-v1-org-registration-token.json"} {
+	for _, name := range []string{
+		"direct-org.json", "http-api-v2-org-registration-token.json", "rest-api-v1-org-registration-token.json",
+	} {
 		event, err := os.ReadFile(filepath.Join("../../events", name))
 		if err != nil {
 			b.Fatal(err)

@@ -24,8 +24,9 @@ func text(t *testing.T, name string) string {
 func TestEachCodeIsKnownWhereverCodesAreRead(t *testing.T) {
 	readme, direct, gateway := text(t, "README.md"), text(t, "examples/step-functions/scale-out.asl.json"),
 		text(t, "examples/step-functions/scale-out-apigateway.asl.json")
-	linux, windows := arms(t, text(t, "examples/user-data/linux.sh"), `(?s)\nremedy\(\).*?\n}`, `\n\s+([^ ()]+)\) echo (.*)`),
-		arms(t, text(t, "examples/user-data/windows.ps1"), `(?s)\nfunction Get-Remedy.*?\n}`, `\n\s+'?([^ '\n]+)'? \{ return (.*)\}`)
+	linux := arms(t, text(t, "examples/user-data/linux.sh"), `(?s)\nremedy\(\).*?\n}`, `\n\s+([^ ()]+)\) echo (.*)`)
+	windows := arms(t, text(t, "examples/user-data/windows.ps1"), `(?s)\nfunction Get-Remedy.*?\n}`,
+		`\n\s+'?([^ '\n]+)'? \{ return (.*)\}`)
 	for _, code := range runner.Codes {
 		t.Run(string(code), func(t *testing.T) {
 			status := answerTo(code).status
@@ -61,7 +62,8 @@ type arm struct{ pattern, says string }
 func arms(t *testing.T, script, function, pattern string) []arm {
 	t.Helper()
 	var arms []arm
-	for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(regexp.MustCompile(function).FindString(script), -1) {
+	body := regexp.MustCompile(function).FindString(script)
+	for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(body, -1) {
 		arms = append(arms, arm{m[1], m[2]})
 	}
 	if len(arms) < 5 {

@@ -113,8 +113,8 @@ func parsePath(path, stage string) (runner.Request, error) {
 			continue
 		}
 		if r, inner := runner.ParsePath(rest[i+1:]); inner == nil {
-			return runner.Request{}, fmt.Errorf("path %.200q has %.200q before /%s: map the custom domain at its root, not below it",
-				path, strings.TrimSuffix(path, "/"+r.Path()), r.Path())
+			return runner.Request{}, fmt.Errorf("path %.200q has %.200q before /%s: "+
+				"map the custom domain at its root, not below it", path, strings.TrimSuffix(path, "/"+r.Path()), r.Path())
 		}
 	}
 	return runner.Request{}, err

@@ -45,8 +45,8 @@ type requestContext struct {
 	} `json:"identity"` // 1.0
 }
 
-// decode reads an event. It never fails: a field of the wrong type does not keep the others from being read, so that the
-// log line of a bad event says all that is known.
+// decode reads an event. It never fails: where a field has the wrong type, the others are still read, so that the log
+// line of a bad event says all that is known.
 func decode(payload []byte) event {
 	if bytes.Contains(payload, []byte(`"requestContext"`)) { // else no HTTP event; saves direct ones a pass
 		var g gatewayEvent

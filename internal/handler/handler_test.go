@@ -177,7 +177,8 @@ func TestSampleEventsAreUnderstood(t *testing.T) {
 			if i.asked() != want.asks || a.err != nil || a.line["outcome"] != "issued" {
 				t.Errorf("asks for %q, %v; want %q", i.asked(), a.err, want.asks)
 			}
-			if !want.direct && (a.status != 201 || a.line["caller"] == nil || a.line["source_ip"] == nil || a.line["gateway_request_id"] == nil) {
+			if !want.direct && (a.status != 201 || a.line["caller"] == nil || a.line["source_ip"] == nil ||
+				a.line["gateway_request_id"] == nil) {
 				t.Errorf("status %d, logged %v", a.status, a.line)
 			}
 			if want.plain != (a.body == token) {
@@ -213,7 +214,8 @@ func TestSuccessHasWhatCallersNeed(t *testing.T) {
 	}
 	a := invoke(t, &Handler{Issuer: i}, read(t, "http-api-v2-org-registration-token.json"))
 	check(a.body)
-	if want := map[string]string{"Content-Type": "application/json", "Cache-Control": "no-store"}; !maps.Equal(a.headers, want) {
+	want := map[string]string{"Content-Type": "application/json", "Cache-Control": "no-store"}
+	if !maps.Equal(a.headers, want) {
 		t.Errorf("headers %v", a.headers)
 	}
 	check(invoke(t, &Handler{Issuer: i}, read(t, "direct-org.json")).body)
@@ -233,11 +235,13 @@ func TestLogLineSaysWhoGotWhat(t *testing.T) {
 		delete(a.line, key)
 	}
 	want := map[string]any{
-		"level": "INFO", "message": "token issued", "requestId": "request-1", "gateway_request_id": "UEo8gh2rFiAEJCw=", "entry": "http",
+		"level": "INFO", "message": "token issued", "requestId": "request-1", "gateway_request_id": "UEo8gh2rFiAEJCw=",
+		"entry":     "http",
 		"caller":    "arn:aws:sts::123456789012:assumed-role/github-runner/i-0123456789abcdef0",
 		"source_ip": "203.0.113.24", "target": "repos/acme/widgets", "kind": "remove-token", "outcome": "issued",
-		"source": "github", "expires_at": i.token.ExpiresAt.Format(time.RFC3339), "token_sha256": secret.New(token).SHA256()[:12],
-		"credential": "pat", "github_request_id": "AB:CD", "ratelimit_remaining": "4999",
+		"source": "github", "expires_at": i.token.ExpiresAt.Format(time.RFC3339),
+		"token_sha256": secret.New(token).SHA256()[:12],
+		"credential":   "pat", "github_request_id": "AB:CD", "ratelimit_remaining": "4999",
 	}
 	if !reflect.DeepEqual(a.line, want) {
 		t.Errorf("logged %v\nwant   %v", a.line, want)
@@ -246,7 +250,8 @@ func TestLogLineSaysWhoGotWhat(t *testing.T) {
 	i.token.Source = runner.FromStale
 	i.token.Outage = (runner.Cause{Name: "timeout", Code: runner.Unavailable}).Refuse("GitHub is down")
 	a = invoke(t, &Handler{Issuer: i}, read(t, "direct-org.json"))
-	if a.line["level"] != "WARN" || a.line["source"] != "stale" || a.line["error"] != "GitHub is down" || a.line["cause"] != "timeout" || a.line["caller"] != nil {
+	if a.line["level"] != "WARN" || a.line["source"] != "stale" || a.line["error"] != "GitHub is down" ||
+		a.line["cause"] != "timeout" || a.line["caller"] != nil {
 		t.Errorf("stale: %v", a.line)
 	}
 }
@@ -258,7 +263,8 @@ func refusal(code runner.Code) *runner.Error {
 
 func TestEachCodeHasItsStatusAndItsName(t *testing.T) {
 	statuses := map[runner.Code]int{
-		runner.InvalidRequest: 400, runner.CallerNotAuthenticated: 403, runner.TargetNotAllowed: 403, runner.TargetNotFound: 404,
+		runner.InvalidRequest: 400, runner.CallerNotAuthenticated: 403, runner.TargetNotAllowed: 403,
+		runner.TargetNotFound:    404,
 		runner.CredentialMissing: 500, runner.CredentialRejected: 502, runner.CredentialForbidden: 502,
 		runner.RateLimited: 503, runner.Unavailable: 503, runner.Internal: 500,
 	}
@@ -274,17 +280,20 @@ func TestEachCodeHasItsStatusAndItsName(t *testing.T) {
 			h := &Handler{Issuer: &issuer{err: fmt.Errorf("wrapped: %w", e)}}
 
 			for _, file := range []string{
-				"http-api-v2-org-registration-token.json", "rest-api-v1-org-registration-token.json", "function-url-text-plain.json",
+				"http-api-v2-org-registration-token.json", "rest-api-v1-org-registration-token.json",
+				"function-url-text-plain.json",
 			} {
 				a := invoke(t, h, read(t, file))
-				want := fmt.Sprintf("{\n  \"code\": %q,\n  \"message\": \"for the caller\",\n  \"request_id\": \"request-1\"\n}", code)
+				want := fmt.Sprintf("{\n  \"code\": %q,\n  \"message\": \"for the caller\",\n"+
+					"  \"request_id\": \"request-1\"\n}", code)
 				if a.status != status || a.body != want || a.headers["Content-Type"] != "application/json" || a.err != nil {
 					t.Errorf("%s: %d %s %v", file, a.status, a.body, a.headers)
 				}
 				if wait, ok := a.headers["Retry-After"]; ok != (status == 503) || ok && wait != "2" {
 					t.Errorf("Retry-After %q", wait)
 				}
-				if a.line["outcome"] != string(code) || a.line["cause"] != "test" || a.line["error"] != "for the operator: do this" ||
+				if a.line["outcome"] != string(code) || a.line["cause"] != "test" ||
+					a.line["error"] != "for the operator: do this" ||
 					a.line["github_request_id"] != "AB:CD" || a.line["level"] == "INFO" {
 					t.Errorf("logged %v", a.line)
 				}
@@ -292,7 +301,8 @@ func TestEachCodeHasItsStatusAndItsName(t *testing.T) {
 
 			a := invoke(t, h, read(t, "direct-org.json"))
 			// By value: aws-lambda-go looks at the type itself.
-			if want := (messages.InvokeResponse_Error{Type: string(code), Message: "for the caller"}); !reflect.DeepEqual(a.err, want) || a.body != "" {
+			want := messages.InvokeResponse_Error{Type: string(code), Message: "for the caller"}
+			if !reflect.DeepEqual(a.err, want) || a.body != "" {
 				t.Errorf("%#v", a.err)
 			}
 		})
@@ -300,7 +310,8 @@ func TestEachCodeHasItsStatusAndItsName(t *testing.T) {
 }
 
 func TestUnknownWaitIsNotMadeUp(t *testing.T) {
-	a := invoke(t, &Handler{Issuer: &issuer{err: refusal(runner.RateLimited)}}, read(t, "http-api-v2-org-registration-token.json"))
+	a := invoke(t, &Handler{Issuer: &issuer{err: refusal(runner.RateLimited)}},
+		read(t, "http-api-v2-org-registration-token.json"))
 	if _, ok := a.headers["Retry-After"]; ok || a.status != 503 {
 		t.Errorf("%d %v", a.status, a.headers)
 	}
@@ -343,8 +354,10 @@ func TestPathIsGitHubsByteForByte(t *testing.T) {
 		{path, "v1", "orgs/acme registration-token"}, // a REST API's path is without the stage
 		{"/repos/actions/runners/actions/runners/remove-token", "$default", "repos/actions/runners remove-token"},
 
-		{"/$default" + path, "$default", ""}, {"/v1" + path, "$default", ""}, {"/v1/v1" + path, "v1", ""}, {"/v2" + path, "v1", ""}, {"/v1/" + path, "v1", ""},
-		{path + "/", "$default", ""}, {"/" + path, "$default", ""}, {"/" + path, "", ""}, {path[1:], "$default", ""}, {"", "$default", ""}, {"/", "$default", ""},
+		{"/$default" + path, "$default", ""}, {"/v1" + path, "$default", ""}, {"/v1/v1" + path, "v1", ""},
+		{"/v2" + path, "v1", ""}, {"/v1/" + path, "v1", ""},
+		{path + "/", "$default", ""}, {"/" + path, "$default", ""}, {"/" + path, "", ""}, {path[1:], "$default", ""},
+		{"", "$default", ""}, {"/", "$default", ""},
 		{"/orgs/ac%6de/actions/runners/registration-token", "$default", ""},
 		{"/orgs/acme%2Fx/actions/runners/registration-token", "$default", ""},
 		{"/orgs/%2e%2e/actions/runners/registration-token", "$default", ""},
@@ -355,7 +368,8 @@ func TestPathIsGitHubsByteForByte(t *testing.T) {
 		{"/orgs//acme/actions/runners/registration-token", "$default", ""},
 		{"/orgs/acme;x=1/actions/runners/registration-token", "$default", ""},
 		{"/orgs/acme?x=1/actions/runners/registration-token", "$default", ""},
-		{path + "?x=1", "$default", ""}, {path + "#f", "$default", ""}, {path + ";x", "$default", ""}, {path + "\x00", "$default", ""},
+		{path + "?x=1", "$default", ""}, {path + "#f", "$default", ""}, {path + ";x", "$default", ""},
+		{path + "\x00", "$default", ""},
 		{"/orgs/acme\x00/actions/runners/registration-token", "$default", ""},
 		{"/orgs/ACME/actions/runners/registration-token", "$default", ""},
 		{"/ORGS/acme/actions/runners/registration-token", "$default", ""},
@@ -384,8 +398,8 @@ func TestPathIsGitHubsByteForByte(t *testing.T) {
 // A custom domain that is mapped below its root puts its own path before GitHub's.
 func TestAPathBelowAMappingIsNamedAsThat(t *testing.T) {
 	for path, says := range map[string]string{
-		"/runners/orgs/acme/actions/runners/registration-token":    `has \"/runners\" before /orgs/acme/actions/runners/registration-token`,
-		"/a/b/repos/acme/widgets/actions/runners/remove-token":     `has \"/a/b\" before /repos/acme/widgets/actions/runners/remove-token`,
+		"/runners/orgs/acme/actions/runners/registration-token":    `has \"/runners\" before /orgs/acme/actions/`,
+		"/a/b/repos/acme/widgets/actions/runners/remove-token":     `has \"/a/b\" before /repos/acme/widgets/a`,
 		"/orgs/x/enterprises/acme/actions/runners/remove-token":    `has \"/orgs/x\" before /enterprises/acme`,
 		"//orgs/acme/actions/runners/registration-token":           `target \"/orgs/acme\" is none of`,
 		strings.Repeat("/orgs", 1<<20) + "/acme/actions/runners/x": "is",
@@ -431,14 +445,16 @@ func TestThePathIsOfTheRouteThatWasAuthorized(t *testing.T) {
 func TestTheLogLineIsBoundedAndClean(t *testing.T) {
 	bad := strings.Repeat("x", 5000) + "\u202e\r\n"
 	for name, event := range map[string]string{
-		"path":           newEvent("POST", "/"+bad, "$default", nil),
-		"method":         newEvent(bad, "/orgs/acme/actions/runners/remove-token", "$default", nil),
-		"stage":          newEvent("POST", "/orgs/acme/actions/runners/remove-token", bad, nil),
-		"caller":         strings.Replace(newEvent("POST", "/x", "$default", nil), "arn:aws:iam::123456789012:user/x", strings.Repeat("x", 5000)+`\u202e\n`, 1),
-		"source address": strings.Replace(newEvent("POST", "/x", "$default", nil), "203.0.113.24", strings.Repeat("x", 5000)+`\u202e\n`, 1),
-		"target":         `{"target":"` + strings.Repeat("x", 5000) + `"}`,
-		"kind":           `{"target":"orgs/acme","kind":"` + strings.Repeat("x", 5000) + `"}`,
-		"field":          `{"` + strings.Repeat("x", 5000) + `":1}`,
+		"path":   newEvent("POST", "/"+bad, "$default", nil),
+		"method": newEvent(bad, "/orgs/acme/actions/runners/remove-token", "$default", nil),
+		"stage":  newEvent("POST", "/orgs/acme/actions/runners/remove-token", bad, nil),
+		"caller": strings.Replace(newEvent("POST", "/x", "$default", nil), "arn:aws:iam::123456789012:user/x",
+			strings.Repeat("x", 5000)+`\u202e\n`, 1),
+		"source address": strings.Replace(newEvent("POST", "/x", "$default", nil), "203.0.113.24",
+			strings.Repeat("x", 5000)+`\u202e\n`, 1),
+		"target": `{"target":"` + strings.Repeat("x", 5000) + `"}`,
+		"kind":   `{"target":"orgs/acme","kind":"` + strings.Repeat("x", 5000) + `"}`,
+		"field":  `{"` + strings.Repeat("x", 5000) + `":1}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := invoke(t, &Handler{Issuer: good()}, event)
@@ -450,7 +466,8 @@ func TestTheLogLineIsBoundedAndClean(t *testing.T) {
 }
 
 func TestRefusalOfUpperCaseGivesTheSpelling(t *testing.T) {
-	a := invoke(t, &Handler{Issuer: good()}, newEvent("POST", "/repos/Acme/Widgets/actions/runners/registration-token", "$default", nil))
+	a := invoke(t, &Handler{Issuer: good()},
+		newEvent("POST", "/repos/Acme/Widgets/actions/runners/registration-token", "$default", nil))
 	if !strings.Contains(a.body, `write \"repos/acme/widgets\"`) {
 		t.Errorf("%s", a.body)
 	}
@@ -466,7 +483,8 @@ func TestHeadersAreReadWithoutRegardToCase(t *testing.T) {
 		{"Accept", "application/json, text/plain", false, false}, {"Accept", "text/*", false, false},
 		{"Accept", "*/*", false, false}, {"Accept", "text/plainer", false, false},
 		{"cache-control", "no-cache", false, true}, {"Cache-Control", "max-age=0, No-Cache", false, true},
-		{"Cache-Control", "no-cachex", false, false}, {"Cache-Control", "no-store", false, false}, {"Pragma", "no-cache", false, false},
+		{"Cache-Control", "no-cachex", false, false}, {"Cache-Control", "no-store", false, false},
+		{"Pragma", "no-cache", false, false},
 	} {
 		t.Run(test.name+": "+test.value, func(t *testing.T) {
 			i := good()
@@ -488,8 +506,9 @@ func TestHeadersOfFormat10(t *testing.T) {
 		`"headers":{"Accept":"*/*"},"multiValueHeaders":{"aCCept":["text/plain","*/*"]}`:        true,
 	} {
 		t.Run(maps, func(t *testing.T) {
-			a := invoke(t, &Handler{Issuer: good()}, `{"path":"/orgs/acme/actions/runners/registration-token","httpMethod":"POST",`+maps+
-				`,"requestContext":{"stage":"v1","identity":{"userArn":"arn:x","sourceIp":"203.0.113.24"}}}`)
+			a := invoke(t, &Handler{Issuer: good()},
+				`{"path":"/orgs/acme/actions/runners/registration-token","httpMethod":"POST",`+maps+
+					`,"requestContext":{"stage":"v1","identity":{"userArn":"arn:x","sourceIp":"203.0.113.24"}}}`)
 			if a.status != 201 || (a.body == token) != plain {
 				t.Errorf("%d %s", a.status, a.body)
 			}
@@ -503,7 +522,8 @@ func TestRefusalsComeInOrder(t *testing.T) {
 		t.Errorf("no identity and bad form: %d %v", a.status, a.line)
 	}
 	i := &issuer{err: refusal(runner.TargetNotAllowed)}
-	if a := invoke(t, &Handler{Issuer: i}, newEvent("GET", "/nowhere", "$default", nil)); a.status != 400 || len(i.requests) != 0 {
+	if a := invoke(t, &Handler{Issuer: i}, newEvent("GET", "/nowhere", "$default", nil)); a.status != 400 ||
+		len(i.requests) != 0 {
 		t.Errorf("bad form: %d %v", a.status, a.line)
 	}
 }
@@ -528,9 +548,11 @@ func TestForeignIdentityDoesNotCount(t *testing.T) {
 
 func TestDirectEventsThatAreRefused(t *testing.T) {
 	for _, e := range []string{
-		"", " ", "null", "[]", `"orgs/acme"`, "7", "{", "{}", `{"target":null}`, `{"target":7}`, `{"target":["orgs/acme"]}`, `{"target":""}`,
+		"", " ", "null", "[]", `"orgs/acme"`, "7", "{", "{}", `{"target":null}`, `{"target":7}`, `{"target":["orgs/acme"]}`,
+		`{"target":""}`,
 		`{"Target":"orgs/acme"}`, `{"target":"orgs/acme","Kind":"remove-token"}`, `{"target":"orgs/acme","kind":""}`,
-		`{"target":"orgs/acme","kind":"Remove-Token"}`, `{"target":"orgs/acme","kind":"generate-jitconfig"}`, `{"target":"orgs/acme","fresh":"yes"}`,
+		`{"target":"orgs/acme","kind":"Remove-Token"}`, `{"target":"orgs/acme","kind":"generate-jitconfig"}`,
+		`{"target":"orgs/acme","fresh":"yes"}`,
 		`{"target":"orgs/acme","requestcontext":{}}`, `{"target":"orgs/../acme"}`, `{"target":"orgs/acme"}x`,
 	} {
 		t.Run(e, func(t *testing.T) {
@@ -594,7 +616,8 @@ func FuzzInvoke(f *testing.F) {
 			t.Errorf("%q is answered %q", event, out)
 		}
 		for _, r := range i.requests {
-			if again, err := runner.ParseTarget(r.Target.Path()); err != nil || again != r.Target || !slices.Contains([]runner.Kind{runner.RegistrationToken, runner.RemoveToken}, r.Kind) {
+			if again, err := runner.ParseTarget(r.Target.Path()); err != nil || again != r.Target ||
+				!slices.Contains([]runner.Kind{runner.RegistrationToken, runner.RemoveToken}, r.Kind) {
 				t.Errorf("%q asks for %v", event, r)
 			}
 		}

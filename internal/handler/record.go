@@ -19,7 +19,8 @@ type record struct {
 	took      time.Duration
 }
 
-// NewLog returns a logger for the records, named as aws-lambda-go names its own: Lambda's level filter reads these names
+// NewLog returns a logger that writes one line of JSON for each record. Lambda's level filter reads the names "level"
+// and "timestamp"; the others are as aws-lambda-go's logger has them
 // (https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-logformat.html).
 func NewLog(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{

@@ -13,8 +13,8 @@ import (
 	"runner-token-broker/internal/runner"
 )
 
-// answer is how a code is answered over HTTP, and logged: as ERROR where an operator must act, as WARN where it passes or
-// the caller must act.
+// answer is how a code is answered over HTTP, and logged: as ERROR where an operator must act, as WARN where it passes
+// or the caller must act.
 type answer struct {
 	status int
 	level  slog.Level

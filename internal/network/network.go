@@ -27,12 +27,12 @@ var (
 	}
 	dns = runner.Cause{
 		Name: "dns", Code: runner.Unavailable,
-		Remedy: "check the host, which is GITHUB_API_URL's or the endpoint's of Secrets Manager, and that the VPC resolves names",
+		Remedy: "check the host (GITHUB_API_URL's, or that of Secrets Manager's endpoint), and that the VPC resolves names",
 	}
 	timeout = runner.Cause{
 		Name: "timeout", Code: runner.Unavailable,
-		Remedy: "in a VPC the function needs a NAT gateway or a proxy to reach GitHub, and for Secrets Manager these or an endpoint; " +
-			"see the security groups and HTTPS_PROXY",
+		Remedy: "in a VPC the function reaches GitHub by a NAT gateway or a proxy, and Secrets Manager by one of these or " +
+			"an endpoint; see the security groups and HTTPS_PROXY",
 	}
 	broken = runner.Cause{
 		Name: "network", Code: runner.Unavailable,

@@ -31,8 +31,9 @@ func TestAProxyThatNetHTTPWouldIgnoreIsRefused(t *testing.T) {
 		"http://[::1]:8080": true, "user:" + password + "@proxy.example:3128": true,
 
 		"http://proxy .example:" + password: false, " http://proxy.example": false, "http://proxy.example:port": false,
-		"http://": false, "://" + password: false, "http:// ": false, " ": false, "\n": false, "http://proxy.example\n": false,
-		"ftp://proxy.example": false, "http://user:pass%zz@proxy.example": false, ":8080": false,
+		"http://": false, "://" + password: false, "http:// ": false, " ": false, "\n": false,
+		"http://proxy.example\n": false,
+		"ftp://proxy.example":    false, "http://user:pass%zz@proxy.example": false, ":8080": false,
 	} {
 		t.Run(value, func(t *testing.T) {
 			t.Parallel()
@@ -125,9 +126,10 @@ func TestCertificatesComeInThreeSpellings(t *testing.T) {
 		"a broken second":    {text: one + strings.Replace(two, "MII", "M!I", 1), error: "cut off or broken"},
 		"a cut-off second":   {text: one + two[:len(two)/2], error: "cut off or broken"},
 		"in one line":        {text: strings.ReplaceAll(one, "\n", " "), error: "line breaks"},
-		"not a certificate":  {text: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})), error: "certificate 1 that cannot be parsed"},
-		"a path":             {text: "/etc/ssl/ca.pem", error: "neither PEM nor PEM in base64"},
-		"base64 of nothing":  {text: "aGVsbG8=", error: "no certificate in PEM"},
+		"not a certificate": {text: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})),
+			error: "certificate 1 that cannot be parsed"},
+		"a path":            {text: "/etc/ssl/ca.pem", error: "neither PEM nor PEM in base64"},
+		"base64 of nothing": {text: "aGVsbG8=", error: "no certificate in PEM"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -181,7 +183,8 @@ func TestAProxysRefusalIsAnErrorThatIsKnown(t *testing.T) {
 	for status, good := range map[int]bool{200: true, 407: false, 403: false, 502: false} {
 		transport := new(http.Transport)
 		Restrict(transport)
-		err := transport.OnProxyConnectResponse(t.Context(), nil, nil, &http.Response{StatusCode: status, Status: http.StatusText(status)})
+		err := transport.OnProxyConnectResponse(t.Context(), nil, nil,
+			&http.Response{StatusCode: status, Status: http.StatusText(status)})
 		if (err == nil) != good || err != nil && causeOf(err).Name != "proxy" {
 			t.Errorf("%d: %v", status, err)
 		}

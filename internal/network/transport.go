@@ -7,8 +7,8 @@ import (
 )
 
 // Restrict makes a transport fit for calls with a secret in them:
-//   - A new connection for each call. Calls are minutes apart, and a connection that died while the environment was frozen
-//     would cost a timeout. On a new connection net/http repeats no request, either.
+//   - A new connection for each call. Calls are minutes apart, and a connection that died while the environment was
+//     frozen would cost a timeout. On a new connection net/http repeats no request, either.
 //   - HTTP/1.1. Over HTTP/2 net/http repeats a request that the peer refuses without end (golang/go#52459), each time
 //     with the secret, and GODEBUG=http2debug=2 prints headers and bodies.
 //   - A proxy's refusal becomes an error that Refuse knows. net/http's own is the bare text of the status.

@@ -104,7 +104,8 @@ func TestEachWaiterEndsWithItsOwnDeadline(t *testing.T) {
 				ctx, cancel := context.WithTimeout(w.Context(), caller.has)
 				defer cancel()
 				_, err := w.issuer.Issue(ctx, r)
-				if (err == nil) != caller.good || err != nil && AsError(err).Code != Unavailable || time.Since(begin) != caller.want {
+				if (err == nil) != caller.good || err != nil && AsError(err).Code != Unavailable ||
+					time.Since(begin) != caller.want {
 					w.Errorf("%v later: %v after %v, want %v", caller.after, err, time.Since(begin), caller.want)
 				}
 			})

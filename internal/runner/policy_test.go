@@ -54,20 +54,21 @@ func TestZeroPolicyAllowsNothing(t *testing.T) {
 
 func TestParsePolicyNamesEveryBadEntry(t *testing.T) {
 	for list, want := range map[string][]string{
-		"":                           {"entry 1 is empty"},
-		" ":                          {"entry 1 is empty"},
-		"orgs/acme,":                 {"entry 2 is empty"},
-		"orgs/acme,,orgs/b":          {"entry 2 is empty"},
-		"*":                          {"entry 1"},
-		"*/*":                        {"entry 1"},
-		"repos/*":                    {"entry 1"},
-		"repos/*/*":                  {"entry 1"},
-		"repos/*/widgets":            {"entry 1"},
-		"orgs/acme/*":                {"entry 1"},
-		"orgs/acme*":                 {"entry 1"},
-		"orgs/":                      {"entry 1"},
-		"https://github.com/acme":    {"entry 1"},
-		"orgs/ACME orgs/b Repos/A/*": {`entry 1, "orgs/ACME", has upper case: write "orgs/acme"`, `entry 3, "Repos/A/*", has upper case: write "repos/a/*"`},
+		"":                        {"entry 1 is empty"},
+		" ":                       {"entry 1 is empty"},
+		"orgs/acme,":              {"entry 2 is empty"},
+		"orgs/acme,,orgs/b":       {"entry 2 is empty"},
+		"*":                       {"entry 1"},
+		"*/*":                     {"entry 1"},
+		"repos/*":                 {"entry 1"},
+		"repos/*/*":               {"entry 1"},
+		"repos/*/widgets":         {"entry 1"},
+		"orgs/acme/*":             {"entry 1"},
+		"orgs/acme*":              {"entry 1"},
+		"orgs/":                   {"entry 1"},
+		"https://github.com/acme": {"entry 1"},
+		"orgs/ACME orgs/b Repos/A/*": {`entry 1, "orgs/ACME", has upper case: write "orgs/acme"`,
+			`entry 3, "Repos/A/*", has upper case: write "repos/a/*"`},
 	} {
 		_, err := ParsePolicy(list)
 		for _, w := range want {

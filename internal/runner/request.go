@@ -41,7 +41,8 @@ func (r Request) Path() string { return r.Target.path + runners + string(r.Kind)
 func ParsePath(path string) (Request, error) {
 	i := strings.LastIndex(path, runners) // the last one: a repository may be actions/runners
 	if i < 0 {
-		return Request{}, fmt.Errorf("path %.200q is not GitHub's: orgs/ORG%s%s and the like", path, runners, RegistrationToken)
+		return Request{}, fmt.Errorf("path %.200q is not GitHub's: orgs/ORG%s%s and the like", path, runners,
+			RegistrationToken)
 	}
 	target, err := ParseTarget(path[:i])
 	if err != nil {

@@ -61,7 +61,8 @@ func TestURLPathIsWhatTheRunnerRegistersAt(t *testing.T) {
 
 // Whatever is accepted is its own path, keeps to its segments, and needs no escaping.
 func FuzzParseTarget(f *testing.F) {
-	for _, s := range []string{"orgs/acme", "repos/acme/widgets", "enterprises/acme-corp", "orgs/ACME", "repos/a/..", "orgs/a%2fb"} {
+	for _, s := range []string{"orgs/acme", "repos/acme/widgets", "enterprises/acme-corp", "orgs/ACME", "repos/a/..",
+		"orgs/a%2fb"} {
 		f.Add(s)
 	}
 	segments := map[string]int{"orgs": 2, "repos": 3, "enterprises": 2}

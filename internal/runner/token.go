@@ -32,8 +32,9 @@ type Token struct {
 	GitHub     Trace // zero unless Source is FromGitHub
 }
 
-// Upstream makes tokens. Each one adds a rule and asks the next: Cache, then Minter. Its errors are *Error. It ends with
-// the context and is safe for concurrent use. An error that wraps context.DeadlineExceeded is of this caller's time alone.
+// Upstream makes tokens. Each one adds a rule and asks the next: Cache, then Minter. It ends with the context and is
+// safe for concurrent use. Its errors are *Error. One that wraps context.DeadlineExceeded is for lack of
+// this caller's time.
 type Upstream interface {
 	Create(context.Context, Request) (Token, error)
 }

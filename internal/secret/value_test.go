@@ -30,7 +30,8 @@ func TestValueDoesNotLeak(t *testing.T) {
 		for _, handler := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
 			slog.New(handler).Info("test", "holder", holder, slog.Group("group", "holder", holder))
 		}
-		for _, bad := range []string{pat, pat[:8], fmt.Sprintf("%x", pat), fmt.Sprintf("%X", pat)[:20], strings.Trim(fmt.Sprint([]byte(pat)), "[]")} {
+		for _, bad := range []string{pat, pat[:8], fmt.Sprintf("%x", pat), fmt.Sprintf("%X", pat)[:20],
+			strings.Trim(fmt.Sprint([]byte(pat)), "[]")} {
 			if strings.Contains(out.String(), bad) {
 				t.Errorf("%T prints %q", holder, bad)
 			}

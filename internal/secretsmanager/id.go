@@ -19,7 +19,7 @@ var tokens = []string{"ghp_", "github_pat_", "gho_", "ghu_", "ghs_", "ghr_"}
 // do not quote the value: it happens that the PAT itself is pasted there.
 func ParseID(s, region string) (ID, error) {
 	if slices.ContainsFunc(tokens, func(p string) bool { return strings.HasPrefix(s, p) }) {
-		return "", errors.New("holds a token: put that into a secret, give the secret's name or ARN here, and revoke the token")
+		return "", errors.New("holds a token: revoke it, put a new one into a secret, and give the secret's name or ARN here")
 	}
 	if !strings.HasPrefix(s, "arn:") {
 		if len(s) > 512 || strings.ContainsFunc(s, notInName) {
@@ -37,7 +37,8 @@ func ParseID(s, region string) (ID, error) {
 	case name == "" || strings.ContainsFunc(name, notInName):
 		return "", errors.New("is not the ARN of a secret")
 	case region != "" && a.Region != region:
-		return "", fmt.Errorf("is the ARN of a secret in %s, and the function runs in %s: replicate the secret", a.Region, region)
+		return "", fmt.Errorf("is the ARN of a secret in %s, and the function runs in %s: replicate the secret", a.Region,
+			region)
 	}
 	return ID(s), nil
 }

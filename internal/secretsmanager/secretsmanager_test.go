@@ -91,13 +91,15 @@ func TestRefusalsOfSecretsManagerAreClassified(t *testing.T) {
 		"decryption failure": {standin.DecryptionFailure, missing, "secret-denied", "kms:Decrypt"},
 		"unknown client": {standin.Answer{Status: 400, Code: "UnrecognizedClientException"}, missing, "secret-unreadable",
 			"the function's role"},
-		"throttled":             {standin.Throttled, down, "secrets-manager-unavailable", "Rate exceeded"},
-		"429":                   {standin.Answer{Status: 429, Code: "Other"}, down, "secrets-manager-unavailable", "429"},
-		"internal error":        {standin.InternalError, down, "secrets-manager-unavailable", "500"},
-		"down":                  {standin.Down, down, "secrets-manager-unavailable", "503"},
-		"request timeout":       {standin.Answer{Status: 400, Code: "RequestTimeout"}, down, "secrets-manager-unavailable", "RequestTimeout"},
-		"request timeout, long": {standin.Answer{Status: 400, Code: "RequestTimeoutException"}, down, "secrets-manager-unavailable", ""},
-		"dropped":               {standin.Answer{Fault: network.Reset}, down, "network", "VPC"},
+		"throttled":      {standin.Throttled, down, "secrets-manager-unavailable", "Rate exceeded"},
+		"429":            {standin.Answer{Status: 429, Code: "Other"}, down, "secrets-manager-unavailable", "429"},
+		"internal error": {standin.InternalError, down, "secrets-manager-unavailable", "500"},
+		"down":           {standin.Down, down, "secrets-manager-unavailable", "503"},
+		"request timeout": {standin.Answer{Status: 400, Code: "RequestTimeout"}, down, "secrets-manager-unavailable",
+			"RequestTimeout"},
+		"request timeout, long": {standin.Answer{Status: 400, Code: "RequestTimeoutException"}, down,
+			"secrets-manager-unavailable", ""},
+		"dropped": {standin.Answer{Fault: network.Reset}, down, "network", "VPC"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
