@@ -22,7 +22,7 @@ import (
 
 func main() {
 	logger := handler.NewLog(os.Stdout)
-	// What the libraries say through package log is extra: aws-lambda-go prints every error that it is given, and the
+	// What the libraries say through package log is extra: aws-lambda-go prints each error that it gets, and the
 	// handler's line has said it already.
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: logLevel(os.Getenv)})))
 	slog.SetLogLoggerLevel(slog.LevelDebug)

@@ -37,7 +37,8 @@ type rejection struct {
 	at  time.Time
 }
 
-// NewSet returns the Set of the secret that fetch reads. What was read is used for ttl. Failed reads are not cached.
+// NewSet returns the Set of the secret that fetch reads; fetch's errors are *runner.Error. What was read is used for
+// ttl. Failed reads are not cached.
 func NewSet(ttl time.Duration, fetch func(context.Context) (secret.Value, error)) *Set {
 	return &Set{ttl: ttl, fetch: fetch, slot: make(chan struct{}, 1), rejected: map[string]rejection{}}
 }
@@ -84,7 +85,8 @@ func (s *Set) mustRead() (bool, error) {
 	return true, nil
 }
 
-// store keeps what was read. Its error says what is known of a rejected value, and no more.
+// store caches what was read. Where the value is a rejected one, or nothing was read in its place, the error is the
+// rejection.
 func (s *Set) store(v secret.Value, err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

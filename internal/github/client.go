@@ -27,7 +27,7 @@ type Client struct {
 	api    API
 }
 
-// New returns a Client for the API.
+// New returns a Client for the API. It makes no call, and fails only if go-github refuses the URL.
 func New(api API, transport http.RoundTripper) (*Client, error) {
 	base := api.url.String() + "/"
 	client, err := gogithub.NewClient(

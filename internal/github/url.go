@@ -17,8 +17,8 @@ type API struct {
 }
 
 // ParseAPI parses the URL of a REST API: https://api.github.com, https://api.SUBDOMAIN.ghe.com (data residency),
-// https://HOST/api/v3 (GitHub Enterprise Server). Only a loopback host may do without TLS. A slash at the end is taken
-// off. The version is the oldest.
+// https://HOST/api/v3 (GitHub Enterprise Server). Only a loopback host may do without TLS and without /api/v3. A slash
+// at the end is taken off. The version is the oldest. Its errors quote no user and no password.
 func ParseAPI(s string) (API, error) {
 	u, err := url.Parse(strings.TrimSuffix(s, "/"))
 	if err != nil {

@@ -35,9 +35,9 @@ type Handler struct {
 	SAMLocal bool
 }
 
-// Invoke is lambda.Handler's method. (A handler function would have the library decode the event, and an event that is
-// not JSON would neither be InvalidRequest nor be logged.) A failed HTTP request is a reply; only a failed direct
-// invocation returns an error.
+// Invoke implements lambda.Handler. (For a handler function the library would decode the event, and one that is not
+// JSON would get no code and no line.) A failed HTTP request is a reply. Only a failed direct invocation returns an
+// error, of type messages.InvokeResponse_Error.
 func (h *Handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	start := time.Now()
 	e := decode(payload)

@@ -41,8 +41,8 @@ var (
 	}
 )
 
-// Refuse returns the Error for a request that got no answer, or a part of one. What it quotes of err has nothing of the
-// secrets.
+// Refuse returns the Error for a request that got no answer, or a part of one: Unavailable, with the cause that err
+// shows. It quotes err without any part of the secrets; see secret.Text.
 func Refuse(what string, err error, secrets ...secret.Value) *runner.Error {
 	return causeOf(err).Refuse("%s: %s", what, secret.Text(err.Error(), secrets...))
 }

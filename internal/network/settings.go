@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// IsLoopback reports whether the host is this machine.
+// IsLoopback reports whether the host is localhost or a loopback address. It looks no name up.
 func IsLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
@@ -62,8 +62,8 @@ func CheckNoProxy(s string) error {
 	return nil
 }
 
-// ParseCertificates returns the system's certificates and those given in PEM: as they are, with \n written out, or in
-// base64, which fits into a variable without quoting.
+// ParseCertificates returns the system's certificates and those given in PEM: as they are, with \n or \r\n written out,
+// or in base64, which fits into a variable without quoting. It takes certificates alone, and all of them or none.
 func ParseCertificates(s string) (*x509.CertPool, error) {
 	text := strings.NewReplacer(`\r`, "", `\n`, "\n").Replace(s)
 	if !strings.Contains(text, "-----BEGIN") {

@@ -18,8 +18,8 @@ const (
 //   - A token is reused for its target and kind while it has the minimum life.
 //   - Simultaneous misses make one call. (There are several at once only where Lambda runs several invocations in one
 //     environment, with AWS_LAMBDA_MAX_CONCURRENCY.)
-//   - In an outage a token below its minimum life is served, as long as it has five minutes, if GitHub has refused
-//     nothing since.
+//   - In an outage a token below its minimum life is served while it has five minutes left, unless GitHub has refused
+//     its like since.
 type Cache struct {
 	upstream Upstream
 	refused  func(Request, Token) bool
@@ -31,16 +31,16 @@ type Cache struct {
 	calls  map[Request]*call
 }
 
-// call is one call of the upstream, which others may wait for.
+// call is one call of the upstream, for which others may wait.
 type call struct {
 	done    chan struct{} // closed when the rest is set
 	token   Token
 	err     error
-	settled bool // the result counts for all: the call did not end because its own caller's time did
+	settled bool // the result is for all that wait: its own caller did not run out of time
 }
 
 // NewCache returns an empty Cache in front of upstream. It reuses a token that has at least minLife left; a minLife of
-// an hour or more means never. refused says whether GitHub has refused the like of a token since it was made.
+// an hour or more means never. refused is Minter.Refused.
 func NewCache(upstream Upstream, refused func(Request, Token) bool, minLife time.Duration) *Cache {
 	return &Cache{
 		upstream: upstream, refused: refused, minLife: minLife,
@@ -95,7 +95,7 @@ func (c *Cache) reuseOrCall(ctx context.Context, r, key Request) (Token, error) 
 	}
 }
 
-// run makes the call. What it returns or panics, those who wait are told.
+// run makes the call, and tells all that wait, also after a panic.
 func (c *Cache) run(ctx context.Context, r, key Request, mine *call) {
 	defer func() {
 		c.mu.Lock()

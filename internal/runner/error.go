@@ -22,7 +22,7 @@ const (
 	Internal               Code = "Internal"               // unclassified
 )
 
-// Codes are all of them. Tests range over it: whatever answers by code has an answer for each.
+// Codes are all codes. Tests range over them: each reader of codes must know each code.
 var Codes = []Code{
 	InvalidRequest, CallerNotAuthenticated, TargetNotAllowed, TargetNotFound, CredentialMissing, CredentialRejected,
 	CredentialForbidden, RateLimited, Unavailable, Internal,
@@ -50,8 +50,8 @@ type Cause struct {
 	Remedy string // what the operator does
 }
 
-// Refuse returns an Error for the cause: with the text that callers get for its code, and for the operator what
-// happened, in the words of the format, and the remedy.
+// Refuse returns an Error for the cause. Callers get the text of its code. The operator gets what happened, which is
+// the format with its args (%w works), and the remedy.
 func (c Cause) Refuse(format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	if c.Remedy != "" {

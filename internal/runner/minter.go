@@ -60,7 +60,7 @@ type standing struct {
 	limit    *Error // the last one, and until when GitHub wants no call
 	until    time.Time
 	guesses  int                  // waits that GitHub gave no length, since the last success
-	rejected time.Time            // when it answered 401 and no other credential took over
+	rejected time.Time            // its last 401 that no other credential cured
 	refused  map[Request]*refusal // its last 401, 403 or 404
 	changed  time.Time
 }
@@ -78,7 +78,7 @@ func NewMinter(credentials Credentials, github GitHub) *Minter {
 // Create has GitHub make a token, after a 401 once more if there is another credential by now: it may have been rotated
 // since the secret was read.
 func (m *Minter) Create(ctx context.Context, r Request) (Token, error) {
-	r.Fresh = false // so are all of ours
+	r.Fresh = false // all of ours are
 	first, err := m.credentials.For(ctx, r.Target)
 	if err != nil {
 		return Token{}, err

@@ -43,7 +43,7 @@ func (p Policy) Allows(t Target) bool {
 
 func isEntry(s string) bool {
 	if parent, ok := strings.CutSuffix(s, "/*"); ok {
-		return isTarget(parent + "/x") // any name will do: it is the parent that must be good
+		return isTarget(parent + "/x") // any name will do
 	}
 	return isTarget(s)
 }

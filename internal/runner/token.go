@@ -7,7 +7,7 @@ import (
 	"runner-token-broker/internal/secret"
 )
 
-// tokenLife is what GitHub gives a token.
+// tokenLife is how long a token of GitHub's is valid.
 const tokenLife = time.Hour
 
 // Source is where a token came from.
@@ -16,7 +16,7 @@ type Source string
 const (
 	FromGitHub Source = "github"
 	FromCache  Source = "cache"
-	FromStale  Source = "stale" // the cache, below the minimum life, since there is no newer one to be had
+	FromStale  Source = "stale" // the cache, below the minimum life, since GitHub gives no newer one
 )
 
 // Token is what GitHub made.
@@ -33,8 +33,8 @@ type Token struct {
 }
 
 // Upstream makes tokens. Each one adds a rule and asks the next: Cache, then Minter. It ends with the context and is
-// safe for concurrent use. Its errors are *Error. One that wraps context.DeadlineExceeded is for lack of
-// this caller's time.
+// safe for concurrent use. Its errors are *Error; one that wraps context.DeadlineExceeded means that this caller had
+// too little time, and says nothing about others.
 type Upstream interface {
 	Create(context.Context, Request) (Token, error)
 }

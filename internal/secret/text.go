@@ -15,7 +15,7 @@ const (
 // control and bidirectional characters, without any part of the secrets that has eight characters or more, also in
 // percent-encoding or other case, and at most 200 characters long.
 func Text(s string, secrets ...Value) string {
-	s = s[:min(len(s), 16*maxText)] // more than is left of it; the work below has a bound
+	s = s[:min(len(s), 16*maxText)] // bounds the work: decoding makes it shorter, and 200 characters are left
 	for _, v := range secrets {
 		s = blot(s, v)
 	}

@@ -12,8 +12,7 @@ import (
 // Value is a secret: the credential, or a token. Every fmt verb, JSON and both of slog's handlers print it as
 // [redacted]; Reveal is the only way out. The zero Value holds nothing.
 type Value struct {
-	// A pointer, because fmt calls no methods on unexported fields: printing a struct that keeps a Value in one
-	// shows an address, where a string would be shown in full.
+	// A pointer: fmt calls no method of an unexported field, and would print a string in one in full.
 	s *string
 }
 
