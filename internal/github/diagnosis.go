@@ -65,7 +65,7 @@ var diagnoses = []diagnosis{
 
 	{both(status(403), answer.isSSO), runner.Cause{
 		Name: "sso", Code: runner.CredentialForbidden,
-		Remedy: "authorize the credential for the organization's SSO; the link in x-github-sso works for an hour",
+		Remedy: "authorize the credential for the organization's SSO; a link in x-github-sso works for an hour",
 	}, false},
 	{both(status(403), says("ip allow list")), runner.Cause{
 		Name: "ip-allow-list", Code: runner.CredentialForbidden,
