@@ -136,7 +136,7 @@ func TestOnlyWhatIsSignedIsInvoked(t *testing.T) {
 		why    string // in the log
 	}{
 		{"unsigned", func(r *http.Request) { r.Header.Del("Authorization") },
-			"MissingAuthenticationTokenException: there is no Authorization header"},
+			"MissingAuthenticationTokenException: there is no signature, in the Authorization header or in the query"},
 		{"another path", func(r *http.Request) { r.URL.Path = "/orgs/other/actions/runners/registration-token" },
 			"InvalidSignatureException: the signature does not match"},
 		{"another body", func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("b")), 1 },
