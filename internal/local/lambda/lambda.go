@@ -1,10 +1,10 @@
 // Package lambda stands in for the Lambda service. It runs a function's binary as Lambda does, once for each execution
-// environment, and hands it invocations over the runtime API.
+// environment, and hands it invocations over the runtime API. They come from Go, or over HTTP (Endpoint).
 //
-// It does not know IAM, containers, layers, extensions, throttling, asynchronous invocation, streamed or concurrent
-// invocations in one environment, SnapStart, limits of memory, CPU or disk, or the platform's own log lines. The
-// process sees the machine's file system. Environments are not frozen between invocations, and their number stays the
-// same: where Lambda would start another one, or throttle, an invocation waits.
+// It does not know IAM, containers, layers, extensions, throttling, second tries of asynchronous invocations, streamed
+// or concurrent invocations in one environment, SnapStart, limits of memory, CPU or disk, or the platform's own log
+// lines. The process sees the machine's file system. Environments are not frozen between invocations, and their number
+// stays the same: where Lambda would start another one, or throttle, an invocation waits.
 package lambda
 
 import (
@@ -289,6 +289,12 @@ func (s *Service) serve(e *environment, inv *invocation) {
 			return
 		}
 	}
+}
+
+const account = "123456789012"
+
+func (f Function) arn() string {
+	return "arn:aws:lambda:" + f.Region + ":" + account + ":function:" + f.Name
 }
 
 // environ returns the environment of a process, without the runtime API's address.

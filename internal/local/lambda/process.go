@@ -175,7 +175,7 @@ func peakMemory(pid int, exited bool) int64 {
 func (p *process) expect(inv *invocation, f Function) {
 	inv.handed = time.Now()
 	inv.deadline = inv.handed.Add(f.Timeout)
-	inv.arn = "arn:aws:lambda:" + f.Region + ":123456789012:function:" + f.Name
+	inv.arn = f.arn()
 	p.mu.Lock()
 	p.current = inv
 	p.mu.Unlock()
