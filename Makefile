@@ -21,7 +21,10 @@ help: ## list the targets
 token: local ## print a token as JSON; TARGET=repos/acme/widgets KIND=remove-token; with GITHUB_PAT exported, a real one
 	@$(BUILD)/local/stack token $(BUILD)/local/bootstrap
 
-run: local ## serve on 127.0.0.1:3000 until Ctrl-C; PORT=, ENVIRONMENTS=, and as for token
+# Of the settings of token, run takes all. Besides PORT, for HTTP, there is LAMBDA_PORT, for direct invocations (3001).
+# ENVIRONMENTS is how many requests are served at a time. With SESSION_TOKEN=1 the keys are temporary. THROTTLE is the
+# template's ThrottlingRateLimit/ThrottlingBurstLimit; without it, nothing is throttled.
+run: local ## serve on 127.0.0.1:3000 until Ctrl-C; PORT=, LAMBDA_PORT=, ENVIRONMENTS=, SESSION_TOKEN=1, THROTTLE=200/50
 	@exec $(BUILD)/local/stack run $(BUILD)/local/bootstrap
 
 sam-invoke: local ## invoke the function in SAM local; EVENT=events/direct-org.json, SAM_ENV= (docs/sam-local.md)

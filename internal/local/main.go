@@ -2,8 +2,8 @@
 // Lambda and API Gateway, with a local Secrets Manager. GitHub is a stand-in, or the real one if GITHUB_PAT is in the
 // environment. For make sam-invoke and make sam-api it starts Secrets Manager and GitHub alone: SAM runs the function.
 //
-// It does not know the template: IAM policies, throttling, alarms and all else that CloudFormation makes are seen on
-// AWS only. The packages beside it say what each of them leaves out.
+// It does not know the template: IAM policies, alarms and all else that CloudFormation makes are seen on AWS only, and
+// make run throttles as THROTTLE says. The packages beside it say what each of them leaves out.
 package main
 
 import (
@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"runner-token-broker/internal/local/sigv4"
+	"runner-token-broker/internal/runner"
 )
 
 func main() {
@@ -63,11 +63,7 @@ var errRefused = errors.New("refused")
 
 // token asks for one token and prints the answer.
 func token(ctx context.Context, s settings, stdout, stderr io.Writer) error {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	stack, err := start(ctx, s, listener, stderr)
+	stack, err := start(ctx, s, stderr)
 	if err != nil {
 		return err
 	}
@@ -75,7 +71,7 @@ func token(ctx context.Context, s settings, stdout, stderr io.Writer) error {
 
 	ctx, cancel := context.WithTimeout(ctx, 35*time.Second) // more than the gateway gives the function
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, stack.url+"/"+s.request.Path(), http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, stack.gateway+"/"+s.request.Path(), http.NoBody)
 	if err != nil {
 		return err
 	}
@@ -104,24 +100,47 @@ func token(ctx context.Context, s settings, stdout, stderr io.Writer) error {
 
 // run serves until ctx ends.
 func run(ctx context.Context, s settings, stderr io.Writer) error {
-	listener, err := net.Listen("tcp", "127.0.0.1:"+s.port)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("port %s is in use: set PORT to another one, or to 0 for any that is free", s.port)
-	case err != nil:
-		return fmt.Errorf("PORT: %w", err)
-	}
-	stack, err := start(ctx, s, listener, stderr)
+	stack, err := start(ctx, s, stderr)
 	if err != nil {
 		return err
 	}
 	defer stack.close()
-	fmt.Fprintf(stderr, `serving on %s; Ctrl-C stops it. With curl 7.86 or later:
+	fmt.Fprintf(stderr, `serving on %s and, for direct invocations, on %s; Ctrl-C stops it.
+Signatures are verified as AWS defines them, for one caller. IAM policies are not there: the caller may do everything.
 
-curl -sS --aws-sigv4 "aws:amz:%s:execute-api" --user %s:%s -d '' %s
+With curl 7.86 or later:
 
-`, stack.url, region, stack.caller.AccessKeyID, stack.caller.SecretAccessKey, stack.url+"/"+s.request.Path())
+%s
+
+With the AWS CLI 2, or the AWS CLI 1 without --cli-binary-format raw-in-base64-out:
+
+%s
+
+`, stack.gateway, stack.lambda, stack.curl(s.request), stack.invoke(s.request))
 	<-ctx.Done()
 	fmt.Fprintln(stderr, "stopping")
 	return nil
+}
+
+// curl returns the command for the request over HTTP.
+func (st *stack) curl(r runner.Request) string {
+	header := ""
+	if st.caller.SessionToken != "" {
+		header = "-H 'x-amz-security-token: " + st.caller.SessionToken + "' "
+	}
+	return fmt.Sprintf(`curl -sS --aws-sigv4 "aws:amz:%s:execute-api" --user %s:%s %s-d '' %s`, region,
+		st.caller.AccessKeyID, st.caller.SecretAccessKey, header, st.gateway+"/"+r.Path())
+}
+
+// invoke returns the command for the same request by direct invocation. It has a session token even if it is empty:
+// the shell may have one of its own.
+func (st *stack) invoke(r runner.Request) string {
+	kind := ""
+	if r.Kind != runner.RegistrationToken {
+		kind = fmt.Sprintf(`,"kind":"%s"`, r.Kind)
+	}
+	return fmt.Sprintf(`AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s AWS_SESSION_TOKEN=%s aws lambda invoke `+
+		`--region %s --endpoint-url %s --function-name token --cli-binary-format raw-in-base64-out `+
+		`--payload '{"target":"%s"%s}' /dev/stdout`, st.caller.AccessKeyID, st.caller.SecretAccessKey,
+		st.caller.SessionToken, region, st.lambda, r.Target, kind)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -14,14 +15,18 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+
 	"runner-token-broker/internal/local/github"
 	"runner-token-broker/internal/local/output"
+	"runner-token-broker/internal/local/sigv4"
 	"runner-token-broker/internal/secret"
 )
 
@@ -191,6 +196,12 @@ func TestWrongSettingsAreNamedWithTheRemedy(t *testing.T) {
 		{"malformed policy", token, environ{"ALLOWED_TARGETS": "orgs/A*"}, []string{"ALLOWED_TARGETS", "entry 1"}},
 		{"run with a PAT without a policy", run, environ{"GITHUB_PAT": pat}, []string{"ALLOWED_TARGETS='orgs/ORG"}},
 		{"port out of range", run, environ{"PORT": "65536"}, []string{"PORT"}},
+		{"Lambda's port in words", run, environ{"LAMBDA_PORT": "x"}, []string{"LAMBDA_PORT"}},
+		{"session token that is one", run, environ{"SESSION_TOKEN": "IQoJ"}, []string{"SESSION_TOKEN", "set it to 1"}},
+		{"throttle without a burst", run, environ{"THROTTLE": "20"}, []string{"THROTTLE=200/50"}},
+		{"throttle of nothing", run, environ{"THROTTLE": "0/1"}, []string{"THROTTLE=200/50"}},
+		{"throttle that is no number", run, environ{"THROTTLE": "NaN/1"}, []string{"THROTTLE=200/50"}},
+		{"throttle without room", run, environ{"THROTTLE": "1/0"}, []string{"THROTTLE=200/50"}},
 		{"SAM without an event", invoke, nil, []string{"EVENT=''", "events/direct-org.json"}},
 		{"SAM with a folder for an event", invoke, environ{"EVENT": "../../events"}, []string{"EVENT='../../events'"}},
 		{"SAM with a PAT without a policy", invoke, environ{"GITHUB_PAT": pat, "EVENT": event["EVENT"]},
@@ -282,14 +293,14 @@ func TestFunctionThatCannotStartIsHeard(t *testing.T) {
 	for _, mode := range []string{"token", "run"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			env := environ{"TOKEN_MIN_LIFE": "soon", "PORT": "0"}
+			env := environ{"TOKEN_MIN_LIFE": "soon"}
 			status, stdout, stderr := execute(t.Context(), env, mode, function())
 			if status != 1 || stdout != "" || !strings.Contains(stderr, "TOKEN_MIN_LIFE") ||
 				!strings.Contains(stderr, "did not start") {
 				t.Errorf("exit %d, %q: %s", status, stdout, stderr)
 			}
 			missing := filepath.Join(dir, "missing")
-			status, _, stderr = execute(t.Context(), environ{"PORT": "0"}, mode, missing)
+			status, _, stderr = execute(t.Context(), nil, mode, missing)
 			if status != 1 || !strings.Contains(stderr, missing) {
 				t.Errorf("exit %d: %s", status, stderr)
 			}
@@ -305,9 +316,16 @@ func TestPortInUseIsSaid(t *testing.T) {
 	}
 	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	status, _, stderr := execute(t.Context(), environ{"PORT": port}, "run", self)
-	if status != 1 || !strings.Contains(stderr, "port "+port+" is in use") {
-		t.Errorf("exit %d: %s", status, stderr)
+	for _, setting := range []string{"PORT", "LAMBDA_PORT"} {
+		t.Run(setting, func(t *testing.T) {
+			env := environ{"PORT": "0", "LAMBDA_PORT": "0"}
+			env[setting] = port
+			status, _, stderr := execute(t.Context(), env, "run", function())
+			if status != 1 || !strings.Contains(stderr, "\n"+setting+"="+port+": ") ||
+				!strings.Contains(stderr, "set it to another port") {
+				t.Errorf("exit %d: %s", status, stderr)
+			}
+		})
 	}
 }
 
@@ -316,14 +334,14 @@ func TestRunServesUntilItIsStopped(t *testing.T) {
 	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 		t.Run(signal.String(), func(t *testing.T) {
 			t.Parallel()
-			local := launch(t, environ{"PORT": "0", "ENVIRONMENTS": "2"}, "run", function())
+			local := launch(t, environ{"PORT": "0", "LAMBDA_PORT": "0", "ENVIRONMENTS": "2"}, "run", function())
 			paste := wait(t, &local.errs, `(?m)^curl .*\n`)
-			url := regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(paste)
+			gateway, lambda := url(paste), url(wait(t, &local.errs, `(?m)^AWS_.*\n`))
 			for path, want := range map[string]string{
 				"/orgs/acme/actions/runners/registration-token":  `403 {"message":"Forbidden"}`,
 				"/orgs/acme/actions/runners/registration-token/": `404 {"message":"Not Found"}`,
 			} {
-				if got := unsigned(t, url+path); got != want {
+				if got := unsigned(t, gateway+path); got != want {
 					t.Errorf("unsigned %s: %s, want %s", path, got, want)
 				}
 			}
@@ -335,11 +353,102 @@ func TestRunServesUntilItIsStopped(t *testing.T) {
 			if err := local.end(); err != nil {
 				t.Errorf("it ends with %v\n%s", err, &local.errs)
 			}
-			if conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://")); err == nil {
-				conn.Close()
-				t.Error("it still listens")
+			for _, url := range []string{gateway, lambda} {
+				if conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://")); err == nil {
+					conn.Close()
+					t.Errorf("%s still listens", url)
+				}
 			}
 		})
+	}
+}
+
+func url(text string) string { return regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(text) }
+
+func TestRunSaysHowToCallIt(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name      string
+		env       environ
+		temporary bool
+		payload   string
+	}{
+		{"permanent keys", nil, false, `{"target":"orgs/acme"}`},
+		{"temporary keys", environ{"SESSION_TOKEN": "1", "TARGET": "repos/acme/widgets", "KIND": "remove-token"},
+			true, `{"target":"repos/acme/widgets","kind":"remove-token"}`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			env := environ{"PORT": "0", "LAMBDA_PORT": "0"}
+			maps.Copy(env, test.env)
+			local := launch(t, env, "run", function())
+			paste := wait(t, &local.errs, `(?m)^AWS_.*\n`)
+			testCurl(t, wait(t, &local.errs, `(?m)^curl .*\n`))
+			if !strings.Contains(local.errs.String(), "IAM policies are not there") {
+				t.Errorf("it does not say what is not there: %s", &local.errs)
+			}
+
+			c, args := pasteAWS(t, paste)
+			want := []string{"lambda", "invoke", "--region", "us-east-1", "--endpoint-url", url(paste), "--function-name",
+				"token", "--cli-binary-format", "raw-in-base64-out", "--payload", test.payload, "/dev/stdout"}
+			if !slices.Equal(args, want) {
+				t.Errorf("aws %q, want %q", args, want)
+			}
+			if strings.HasPrefix(c.AccessKeyID, "ASIA") != test.temporary || (c.SessionToken != "") != test.temporary {
+				t.Errorf("access key %s, session token %q", c.AccessKeyID, c.SessionToken)
+			}
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost,
+				url(paste)+"/2015-03-31/functions/token/invocations", strings.NewReader(test.payload))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := sigv4.Sign(req, []byte(test.payload), c, "us-east-1", "lambda"); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			var a answer
+			if err := json.NewDecoder(resp.Body).Decode(&a); err != nil || a.Token == "" {
+				t.Errorf("%s %+v: %v", resp.Status, a, err)
+			}
+		})
+	}
+}
+
+// pasteAWS runs the line that a user pastes, in a shell with a stale session token. A script takes the place of the AWS
+// CLI, and says what it would be given.
+func pasteAWS(t *testing.T, line string) (aws.Credentials, []string) {
+	t.Helper()
+	bin := t.TempDir()
+	script := `#!/bin/sh
+printf '%s\n' "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY" "$AWS_SESSION_TOKEN" "$@"
+`
+	if err := os.WriteFile(filepath.Join(bin, "aws"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", line)
+	cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "AWS_SESSION_TOKEN=stale"}
+	out, err := cmd.Output()
+	said := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
+	if err != nil || len(said) < 4 {
+		t.Fatalf("%s%v: %q", line, err, said)
+	}
+	return aws.Credentials{AccessKeyID: said[0], SecretAccessKey: said[1], SessionToken: said[2]}, said[3:]
+}
+
+func TestRunThrottlesWhenAskedTo(t *testing.T) {
+	t.Parallel()
+	local := launch(t, environ{"PORT": "0", "LAMBDA_PORT": "0", "THROTTLE": "0.001/2"}, "run", function())
+	path := url(wait(t, &local.errs, `(?m)^curl .*\n`)) + "/orgs/acme/actions/runners/registration-token"
+	for i, want := range []string{
+		`403 {"message":"Forbidden"}`, `403 {"message":"Forbidden"}`, `429 {"message":"Too Many Requests"}`,
+	} {
+		if got := unsigned(t, path); got != want {
+			t.Errorf("request %d: %s, want %s", i+1, got, want)
+		}
 	}
 }
 
@@ -373,11 +482,11 @@ func testCurl(t *testing.T, paste string) {
 	if json.Unmarshal(out, &a); err != nil || a.Token == "" {
 		t.Errorf("%s%v: %s", paste, err, out)
 	}
-	out, _ = exec.Command("sh", "-c", strings.Replace(paste, "orgs/acme", "orgs/other", 1)).Output()
+	out, _ = exec.Command("sh", "-c", strings.Replace(paste, "/acme", "/other", 1)).Output()
 	if !bytes.Contains(out, []byte("TargetNotAllowed")) {
 		t.Errorf("another target: %s", out)
 	}
-	out, _ = exec.Command("sh", "-c", strings.Replace(paste, " -d", "x -d", 1)).Output()
+	out, _ = exec.Command("sh", "-c", regexp.MustCompile(`--user \S+`).ReplaceAllString(paste, "${0}x")).Output()
 	if string(out) != `{"message":"Forbidden"}` {
 		t.Errorf("a wrong secret: %s", out)
 	}

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/time/rate"
+
 	"runner-token-broker/internal/runner"
 	"runner-token-broker/internal/secret"
 )
@@ -17,8 +19,11 @@ type settings struct {
 	mode         string         // "token", "run" or "sam"
 	function     string         // the binary; SAM has its own
 	request      runner.Request // the one to make, or that of the example
-	port         string
+	port         string         // of the gateway, or of SAM
+	lambdaPort   string         // "": there is no such endpoint
 	environments int
+	sessionToken bool              // whether the caller's keys are temporary
+	throttle     *rate.Limiter     // nil: none
 	pat          secret.Value      // zero: GitHub is the stand-in
 	env          map[string]string // for the function
 
@@ -37,11 +42,14 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 	}
 	s := settings{mode: args[0]}
 	p := problems{getenv: getenv}
-	s.port = p.port()
+	s.port = p.port("PORT", "3000")
 	switch {
-	case s.mode == "token", s.mode == "run":
-		s.function = args[1]
+	case s.mode == "token":
+		s.function, s.port = args[1], "0"
 		s.environments = p.environments()
+	case s.mode == "run":
+		s.function, s.lambdaPort = args[1], p.port("LAMBDA_PORT", "3001")
+		s.environments, s.sessionToken, s.throttle = p.environments(), p.sessionToken(), p.throttle()
 	case s.mode == "sam" && args[1] == "invoke":
 		s.samCommand = []string{"local", "invoke", "TokenFunction", "--event", p.event()}
 	case s.mode == "sam" && args[1] == "start-api":
@@ -70,13 +78,36 @@ func (p *problems) add(format string, args ...any) {
 	p.found = append(p.found, fmt.Errorf(format, args...))
 }
 
-func (p *problems) port() string {
-	port := cmp.Or(p.getenv("PORT"), "3000")
+func (p *problems) port(name, byDefault string) string {
+	port := cmp.Or(p.getenv(name), byDefault)
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		p.add("PORT is %q: set it to a number up to 65535, or to 0 for any port that is free", port)
+		p.add("%s is %q: set it to a number up to 65535, or to 0 for any port that is free", name, port)
 	}
 	return strconv.FormatUint(n, 10)
+}
+
+func (p *problems) sessionToken() bool {
+	wanted, err := strconv.ParseBool(cmp.Or(p.getenv("SESSION_TOKEN"), "0"))
+	if err != nil {
+		p.add("SESSION_TOKEN is %q: set it to 1 for temporary keys, or leave it out", p.getenv("SESSION_TOKEN"))
+	}
+	return wanted
+}
+
+func (p *problems) throttle() *rate.Limiter {
+	value := p.getenv("THROTTLE")
+	if value == "" {
+		return nil
+	}
+	perSecond, burst, _ := strings.Cut(value, "/")
+	r, err := strconv.ParseFloat(perSecond, 64)
+	b, notWhole := strconv.Atoi(burst)
+	if errors.Join(err, notWhole) != nil || !(r > 0) || b < 1 {
+		p.add("THROTTLE is %q: set it to the template's ThrottlingRateLimit and ThrottlingBurstLimit, "+
+			"such as THROTTLE=200/50", value)
+	}
+	return rate.NewLimiter(rate.Limit(r), b)
 }
 
 func (p *problems) environments() int {

@@ -26,21 +26,20 @@ const (
 
 // stack is everything that runs.
 type stack struct {
-	url    string          // of the gateway
-	caller aws.Credentials // that the gateway knows
-	stop   []func()        // in the order in which it was started
+	gateway, lambda string          // their URLs; of lambda "" if it was not asked for
+	caller          aws.Credentials // that they know
+	stop            []func()        // in the order in which it was started
 }
 
-// start starts the function behind a gateway at the listener, and waits until it is ready. It closes the listener if it
-// fails.
-func start(ctx context.Context, s settings, listener net.Listener, stderr io.Writer) (_ *stack, err error) {
-	st := &stack{
-		url:    "http://" + listener.Addr().String(),
-		caller: newKey("AKIA"),
+// start starts the function, waits until it is ready, and serves it behind a gateway and, if that has a port, behind
+// Lambda's endpoint.
+func start(ctx context.Context, s settings, stderr io.Writer) (_ *stack, err error) {
+	st := &stack{caller: newKey("AKIA")}
+	if s.sessionToken {
+		st.caller = newTemporaryKey()
 	}
 	defer func() {
 		if err != nil {
-			listener.Close()
 			st.close()
 		}
 	}()
@@ -65,13 +64,25 @@ func start(ctx context.Context, s settings, listener net.Listener, stderr io.Wri
 	if err := function.Ready(ctx); err != nil {
 		return nil, fmt.Errorf("the function did not start, and says why above: %w", err)
 	}
-	st.serve(listener, &apigateway.Gateway{
+	gateway := &apigateway.Gateway{
 		Function:    function,
 		Region:      region,
 		Credentials: st.caller,
 		CallerARN:   "arn:aws:sts::123456789012:assumed-role/laptop/local",
+		Throttle:    s.throttle,
 		Log:         say,
-	})
+	}
+	const taken = "%s=%s: %w; set it to another port, or to 0 for any that is free"
+	if st.gateway, err = st.serve("127.0.0.1:"+s.port, gateway); err != nil {
+		return nil, fmt.Errorf(taken, "PORT", s.port, err)
+	}
+	if s.lambdaPort == "" {
+		return st, nil
+	}
+	endpoint := &lambda.Endpoint{Service: function, Credentials: st.caller, Log: say}
+	if st.lambda, err = st.serve("127.0.0.1:"+s.lambdaPort, endpoint); err != nil {
+		return nil, fmt.Errorf(taken, "LAMBDA_PORT", s.lambdaPort, err)
+	}
 	return st, nil
 }
 
@@ -82,7 +93,7 @@ func (st *stack) standIns(s settings, host string, say *log.Logger) (role aws.Cr
 	if pat.IsZero() {
 		pat = secret.New("ghp_" + rand.Text())
 		gh := github.New(pat)
-		if s.env["GITHUB_API_URL"], err = st.serveAnywhere(host, gh); err != nil {
+		if s.env["GITHUB_API_URL"], err = st.serve(host+":0", gh); err != nil {
 			return role, err
 		}
 		st.stop = append(st.stop, func() {
@@ -96,12 +107,11 @@ func (st *stack) standIns(s settings, host string, say *log.Logger) (role aws.Cr
 		say.Print("GitHub is the real one, called with GITHUB_PAT")
 	}
 
-	role = newKey("ASIA")
-	role.SessionToken = rand.Text() + rand.Text()
+	role = newTemporaryKey()
 	sm := secretsmanager.New(region, role)
 	sm.Put(secretID, pat)
 	s.env["GITHUB_SECRET_ID"] = secretID
-	s.env["AWS_ENDPOINT_URL_SECRETS_MANAGER"], err = st.serveAnywhere(host, sm)
+	s.env["AWS_ENDPOINT_URL_SECRETS_MANAGER"], err = st.serve(host+":0", sm)
 	return role, err
 }
 
@@ -110,16 +120,18 @@ func newKey(prefix string) aws.Credentials {
 	return aws.Credentials{AccessKeyID: prefix + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text()[:14]}
 }
 
-func (st *stack) serveAnywhere(host string, h http.Handler) (url string, err error) {
-	listener, err := net.Listen("tcp", host+":0")
+func newTemporaryKey() aws.Credentials {
+	c := newKey("ASIA")
+	c.SessionToken = rand.Text() + rand.Text()
+	return c
+}
+
+// serve serves at the address until the stack is closed.
+func (st *stack) serve(address string, h http.Handler) (url string, err error) {
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return "", err
 	}
-	st.serve(listener, h)
-	return "http://" + listener.Addr().String(), nil
-}
-
-func (st *stack) serve(listener net.Listener, h http.Handler) {
 	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan struct{})
 	go func() {
@@ -130,6 +142,7 @@ func (st *stack) serve(listener net.Listener, h http.Handler) {
 		server.Close()
 		<-done
 	})
+	return "http://" + listener.Addr().String(), nil
 }
 
 // close stops everything, callers before what they call.

@@ -1,10 +1,11 @@
 // Package apigateway stands in for an HTTP API of Amazon API Gateway with IAM authorization and one Lambda function
-// behind it: the service's six routes, signature verification, the event (payload format 2.0), and the reply.
+// behind it: the service's six routes, throttling, signature verification (as sigv4 says), the event (payload format
+// 2.0), and the reply.
 //
-// It does not know IAM policies: a caller with the credentials may call every route. It does not throttle or write
-// access logs. It knows no stage but $default, no CORS, no custom domain and no cookies in replies. It routes on the
-// path as it was sent; AWS does not say what it does with escaped slashes. It does not cut rawPath at a decoded
-// question mark.
+// It does not know IAM policies: a caller with the credentials may call every route. It does not write access logs. It
+// knows no stage but $default, no CORS, no custom domain and no cookies in replies. It does not cut rawPath at a
+// decoded question mark. AWS does not say what it does with escaped slashes, and whether a refused signature counts for
+// the throttle: here the path is routed as it was sent, and it counts.
 package apigateway
 
 import (
@@ -22,6 +23,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"golang.org/x/time/rate"
 
 	"runner-token-broker/internal/local/lambda"
 	"runner-token-broker/internal/local/sigv4"
@@ -38,6 +40,7 @@ type Gateway struct {
 	Region      string
 	Credentials aws.Credentials // of the one caller that it knows
 	CallerARN   string
+	Throttle    *rate.Limiter // the stage's; nil: none
 	Timeout     time.Duration // of the integration; 29 s if 0
 	Log         *log.Logger   // gets a line for each request, with the reason of a refusal; nil: none
 }
@@ -69,6 +72,9 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, id string) (stat
 	route, variables := match(r)
 	if route == "" {
 		return refuse(w, http.StatusNotFound, "Not Found"), "no such route"
+	}
+	if g.Throttle != nil && !g.Throttle.Allow() {
+		return refuse(w, http.StatusTooManyRequests, "Too Many Requests"), "throttled"
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {

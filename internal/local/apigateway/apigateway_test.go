@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"golang.org/x/time/rate"
 
 	"runner-token-broker/internal/local/apigateway"
 	"runner-token-broker/internal/local/lambda"
@@ -162,6 +163,27 @@ func TestOnlyWhatIsSignedIsInvoked(t *testing.T) {
 				t.Errorf("log %q, want %q", logged.String(), want)
 			}
 		})
+	}
+}
+
+func TestStageThrottles(t *testing.T) {
+	t.Parallel()
+	var logged bytes.Buffer
+	server := serve(t, &apigateway.Gateway{Function: answers(created), Throttle: rate.NewLimiter(rate.Every(time.Hour), 2),
+		Log: log.New(&logged, "", 0)})
+	for i, want := range []int{404, 201, 201, 429, 404} { // what has no route does not count
+		path := org
+		if want == 404 {
+			path = "/"
+		}
+		resp, body := do(t, server, sign(t, request(t, server, "POST", path, ""), ""))
+		if resp.StatusCode != want || want == 429 && body != `{"message":"Too Many Requests"}` {
+			t.Errorf("request %d: %s %s, want %d", i+1, resp.Status, body, want)
+		}
+	}
+	server.Close()
+	if want := `POST "` + org + `" 429 throttled`; !strings.Contains(logged.String(), want) {
+		t.Errorf("log %q lacks %q", logged.String(), want)
 	}
 }
 
