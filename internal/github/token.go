@@ -33,7 +33,7 @@ func (c *Client) Create(ctx context.Context, bearer secret.Value, r runner.Reque
 			return runner.Token{}, err
 		}
 		if !sleep(ctx, max(err.RetryAfter, jitter(try))) {
-			if err.RetryAfter == 0 { // else it is GitHub that wants no other try so soon
+			if err.RetryAfter == 0 && ctx.Err() == nil { // else GitHub wants no other try so soon, or err says it
 				err.Err = fmt.Errorf("%w; there is no time for another try: %w", err.Err, context.DeadlineExceeded)
 			}
 			return runner.Token{}, err
