@@ -19,7 +19,7 @@ import (
 	"runner-token-broker/internal/runner"
 )
 
-//go:embed testdata
+//go:embed testdata/*.json
 var testdata embed.FS
 
 // document is a description of GitHub's API. It is parsed when it is first needed: a laptop that asks for one version

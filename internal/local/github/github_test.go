@@ -416,7 +416,7 @@ func TestConcurrentUse(t *testing.T) {
 // TestDescriptionsAreSound would find a description that was damaged in copying.
 func TestDescriptionsAreSound(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"2022-11-28", "2026-03-10", "ghes-3.19"} {
+	for name, want := range map[string]int{"2022-11-28": 13, "2026-03-10": 13, "ghes-3.19": 12} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			doc, err := openapi3.NewLoader().LoadFromFile("testdata/github-runners-" + name + ".json")
@@ -426,8 +426,8 @@ func TestDescriptionsAreSound(t *testing.T) {
 			if err := doc.Validate(t.Context()); err != nil {
 				t.Error(err)
 			}
-			if n := doc.Paths.Len(); n != 12 {
-				t.Errorf("%d paths, want 12", n)
+			if n := doc.Paths.Len(); n != want {
+				t.Errorf("%d paths, want %d", n, want)
 			}
 		})
 	}
