@@ -1,13 +1,16 @@
 package github
 
 import (
+	"bytes"
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -52,17 +55,31 @@ var (
 	server = map[string]document{oldest: load("ghes-3.19")}
 )
 
-// scopes are those that a classic PAT needs, by the scope of the target.
-var scopes = map[string]string{"orgs": "admin:org", "repos": "repo", "enterprises": "manage_runners:enterprise"}
+// scopes are those that a classic PAT needs, by the scope of the target, and permissions are those that an App needs.
+var (
+	scopes      = map[string]string{"orgs": "admin:org", "repos": "repo", "enterprises": "manage_runners:enterprise"}
+	permissions = map[string]string{"orgs": "organization_self_hosted_runners", "repos": "administration"}
+)
 
 // operation is what a request asks for.
 type operation struct {
 	document document // nil if this GitHub does not have the version
 	version  string
-	target   string
-	scope    string
+	kind     kind
+	target   runner.Target // zero for an installation token
 	input    *openapi3filter.RequestValidationInput
+
+	installation int64 // whose token is asked for
+	asked        asked
 }
+
+type kind int
+
+const (
+	runnerToken kind = iota
+	findInstallation
+	installationToken
+)
 
 // describe finds the operation that r asks for and says what is wrong with r.
 func describe(r *http.Request) (operation, string) {
@@ -83,24 +100,69 @@ func describe(r *http.Request) (operation, string) {
 	if err != nil {
 		return op, err.Error()
 	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
+	if err != nil {
+		return op, "body: " + err.Error()
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body)) // for the hook
 	described := r.Clone(r.Context())
 	described.URL.Path, described.URL.RawPath = url, ""
+	described.Body = io.NopCloser(bytes.NewReader(body))
 	route, params, err := router.FindRoute(described)
 	if err != nil {
 		return op, err.Error()
 	}
-	request, err := runner.ParsePath(strings.TrimPrefix(url, "/"))
-	if err != nil {
-		return op, "GitHub has it, and this stand-in does not: " + err.Error()
-	}
-	op.target = request.Target.String()
-	scope, _, _ := strings.Cut(op.target, "/")
-	op.scope = scopes[scope]
 	op.input = &openapi3filter.RequestValidationInput{Request: described, PathParams: params, Route: route}
 	if err := openapi3filter.ValidateRequest(r.Context(), op.input); err != nil {
 		return op, err.Error()
 	}
+	if err := op.parse(r, strings.TrimPrefix(url, "/"), body); err != nil {
+		return op, err.Error()
+	}
 	return op, ""
+}
+
+const maxBody = 4 << 10
+
+// parse says where r is not what the service promises to send for this operation.
+func (op *operation) parse(r *http.Request, path string, body []byte) (err error) {
+	if id, ok := op.input.PathParams["installation_id"]; ok {
+		op.kind = installationToken
+		if op.installation, err = strconv.ParseInt(id, 10, 64); err != nil {
+			return err
+		}
+		if op.asked, err = parseAsked(body); err != nil {
+			return err
+		}
+		return checkJWT(r)
+	}
+	if len(body) > 0 || r.Header["Content-Type"] != nil {
+		return errors.New("there is a body, or its type")
+	}
+	if target, ok := strings.CutSuffix(path, "/installation"); ok {
+		op.kind = findInstallation
+		if op.target, err = runner.ParseTarget(target); err != nil {
+			return err
+		}
+		return checkJWT(r)
+	}
+	request, err := runner.ParsePath(path)
+	if err != nil {
+		return fmt.Errorf("GitHub has it, and this stand-in does not: %w", err)
+	}
+	op.target = request.Target
+	return nil
+}
+
+// example returns GitHub's own example of the answer.
+func (op operation) example(status int) (map[string]any, error) {
+	content := op.input.Route.Operation.Responses.Status(status).Value.Content["application/json"]
+	data, err := json.Marshal(content.Examples["default"].Value.Value)
+	if err != nil {
+		return nil, err
+	}
+	var example map[string]any
+	return example, json.Unmarshal(data, &example)
 }
 
 func (op operation) validateAnswer(r *http.Request, status int, header http.Header, body string) error {
@@ -111,11 +173,12 @@ func (op operation) validateAnswer(r *http.Request, status int, header http.Head
 
 // What the service promises to send, and what the transport adds. Anything else might be the caller's.
 var expected = []string{
-	"Accept", "Accept-Encoding", "Authorization", "Connection", "Content-Length", "User-Agent", versionHeader,
+	"Accept", "Accept-Encoding", "Authorization", "Connection", "Content-Length", "Content-Type", "User-Agent",
+	versionHeader,
 }
 
-// check says where r is not what the service promises to send. GitHub's description has no request headers. It allows a
-// body and a query, and takes %2F and .. for names.
+// check says where r is not what the service promises to send, whatever the operation. GitHub's description has no
+// request headers. It allows a body and a query, and takes %2F and .. for names.
 func check(r *http.Request) string {
 	var problems []error
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
@@ -147,11 +210,6 @@ func check(r *http.Request) string {
 	}
 	if path.Clean(r.URL.Path) != r.URL.Path {
 		problem("the path leads elsewhere")
-	}
-	if n, err := io.CopyN(io.Discard, r.Body, 1); n > 0 {
-		problem("there is a body")
-	} else if err != io.EOF {
-		problem("body: %w", err)
 	}
 	if err := errors.Join(problems...); err != nil {
 		return strings.ReplaceAll(err.Error(), "\n", "; ")

@@ -1,13 +1,17 @@
-// Package github stands in for the part of GitHub's REST API that makes runner registration and remove tokens: the
-// paths of github.com at the root, those of GitHub Enterprise Server 3.19 under /api/v3.
+// Package github stands in for the part of GitHub's REST API that makes runner registration and remove tokens, for PATs
+// and for GitHub Apps: the paths of github.com at the root, those of GitHub Enterprise Server 3.19 under /api/v3.
 //
 // Every request, and every answer that it gives, is checked against GitHub's own OpenAPI description of the API version
 // that was asked for. What breaks the description is answered 599, a status that GitHub cannot have, and is listed in
 // Violations: a test then fails even if the code under test swallows the answer.
 //
-// It does not know users, scopes, permissions or SSO: a credential is good for every target or for none. It makes no
-// just-in-time configurations. It counts no request towards a limit, and locks out no client that repeats bad
-// credentials. Its targets are in lower case. config.sh cannot use the tokens.
+// Of an App it knows the keys, the installations, and the permissions and repositories that each was given. It demands
+// more than GitHub: a token of an installation must be asked for as narrow as it can be, and each call needs a JWT of
+// its own.
+//
+// It does not know users, scopes or SSO: a PAT is good for every target or for none. It makes no just-in-time
+// configurations. It counts no request towards a limit, and locks out no client that repeats bad credentials. Its
+// targets are in lower case, and its Apps are installed in organizations alone. config.sh cannot use the tokens.
 package github
 
 import (
@@ -30,8 +34,11 @@ import (
 // Server is GitHub. The zero Server has every target and knows no credential. It is safe for concurrent use.
 type Server struct {
 	mu          sync.Mutex
-	credentials map[string]bool // by SHA-256
-	targets     map[string]bool // nil: every one exists
+	credentials map[string]bool  // by SHA-256
+	targets     map[string]bool  // nil: every one exists
+	apps        map[int64]App    // by ID
+	grants      map[string]grant // by the token's SHA-256
+	jtis        map[string]bool  // of the JWTs so far
 	hook        func(*http.Request) *Answer
 	requests    []Request
 	tokens      []secret.Value
@@ -78,6 +85,7 @@ type Request struct {
 	Method, Path  string // the path as it was sent, /api/v3 included
 	Authorization string // the SHA-256 of the bearer token; "" if there was none
 	APIVersion    string
+	Installation  int64 // whose token the bearer token is; 0 for a PAT or a JWT
 }
 
 // Requests returns all requests so far.
@@ -87,7 +95,8 @@ func (s *Server) Requests() []Request {
 	return slices.Clone(s.requests)
 }
 
-// Tokens returns all tokens handed out so far, for a test to look for where they must not be.
+// Tokens returns all tokens so far, for a test to look for where they must not be: those of runners and of
+// installations, which were handed out, and the JWTs, which were sent.
 func (s *Server) Tokens() []secret.Value {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,14 +141,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.violate(w, r, problem)
 		return
 	}
-	answer := s.answer(r, op)
+	answer, who := s.answer(r, op)
 	if !answer.Fault.Answer(w, r, answer.Delay) {
 		return
 	}
 	if answer.Status == 0 {
-		s.create(answer)
+		if err := s.create(answer, op, who); err != nil {
+			s.violate(w, r, "answer: "+err.Error())
+			return
+		}
 	}
-	header := ownHeader(op)
+	header := ownHeader(op, who)
 	for k, v := range answer.Header {
 		header[http.CanonicalHeaderKey(k)] = v
 	}
@@ -153,11 +165,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer.Fault.Write(w, answer.Status, []byte(answer.Body))
 }
 
-// answer decides in GitHub's order: version, credential, target.
-func (s *Server) answer(r *http.Request, op operation) *Answer {
+// answer decides in GitHub's order: version, credential, target, what the credential may do.
+func (s *Server) answer(r *http.Request, op operation) (*Answer, bearer) {
 	s.mu.Lock()
 	hook := s.hook
 	s.mu.Unlock()
+	who, refusal := s.authenticate(r, op) // in any case: the JWT of a call that the hook answers is used up
 	answer := new(Answer)
 	if hook != nil {
 		if a := hook(r); a != nil {
@@ -166,60 +179,125 @@ func (s *Server) answer(r *http.Request, op operation) *Answer {
 		}
 	}
 	if answer.Status != 0 {
-		return answer
+		return answer, who
 	}
-	refuse := func(status int, message string) *Answer {
-		refusal := Refusal(status, message)
-		answer.Status, answer.Body = refusal.Status, refusal.Body
-		return answer
-	}
-
 	if op.document == nil {
-		return refuse(http.StatusBadRequest, "API version "+strconv.Quote(op.version)+" is not a supported version")
+		refusal = Refusal(http.StatusBadRequest, "API version "+strconv.Quote(op.version)+" is not a supported version")
+	}
+	if refusal == nil {
+		refusal = s.authorize(who, op)
+	}
+	if refusal != nil {
+		answer.Status, answer.Body = refusal.Status, refusal.Body
+	}
+	return answer, who
+}
+
+// bearer is what a request comes with: a PAT, the JWT of an App, or the token of an installation.
+type bearer struct {
+	app          *App // for a JWT and for an installation
+	installation *Installation
+	grant        grant
+}
+
+// authenticate finds out what r comes with.
+func (s *Server) authenticate(r *http.Request, op operation) (bearer, *Answer) {
+	token, ok := bearerToken(r)
+	if op.kind != runnerToken {
+		return s.verify(token)
 	}
 	s.mu.Lock()
-	known := s.credentials[bearer(r)]
-	exists := s.targets == nil || s.targets[op.target]
+	defer s.mu.Unlock()
+	if g, ok := s.grants[token.SHA256()]; ok {
+		app, installation := s.owner(g.installation)
+		if installation == nil || installation.Suspended || !time.Now().Before(g.expires) {
+			return bearer{}, Refusal(http.StatusUnauthorized, "Bad credentials")
+		}
+		return bearer{app, installation, g}, nil
+	}
+	switch {
+	case !ok:
+		return bearer{}, Refusal(http.StatusUnauthorized, "Requires authentication")
+	case !s.credentials[token.SHA256()]:
+		return bearer{}, Refusal(http.StatusUnauthorized, "Bad credentials")
+	}
+	return bearer{}, nil
+}
+
+// authorize decides whether there is what is asked for, and whether the bearer may have it.
+func (s *Server) authorize(who bearer, op operation) *Answer {
+	s.mu.Lock()
+	exists := s.targets == nil || s.targets[op.target.Path()] || op.kind == installationToken
 	s.mu.Unlock()
 	switch {
-	case !known && bearer(r) == "":
-		return refuse(http.StatusUnauthorized, "Requires authentication")
-	case !known:
-		return refuse(http.StatusUnauthorized, "Bad credentials")
 	case !exists:
-		return refuse(http.StatusNotFound, "Not Found")
+		return Refusal(http.StatusNotFound, "Not Found")
+	case op.kind == findInstallation && who.app.at(op.target) == nil:
+		return Refusal(http.StatusNotFound, "Not Found")
+	case op.kind == installationToken:
+		return who.app.refuse(op.installation, op.asked)
+	case op.kind == runnerToken && who.installation != nil && !who.grant.fits(*who.installation, op.target):
+		return Refusal(http.StatusForbidden, "Resource not accessible by integration")
 	}
-	return answer
+	return nil
 }
 
-func (s *Server) create(a *Answer) {
+// create makes what is asked for.
+func (s *Server) create(a *Answer, op operation, who bearer) (err error) {
+	var body any
+	switch op.kind {
+	case runnerToken:
+		a.Status, body = http.StatusCreated, s.createRunnerToken(a)
+	case installationToken:
+		a.Status = http.StatusCreated
+		body, err = s.createInstallationToken(a, op, who)
+	case findInstallation:
+		a.Status = http.StatusOK
+		body, err = describeInstallation(op, who)
+	}
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(body)
+	a.Body = string(data)
+	return err
+}
+
+func (s *Server) createRunnerToken(a *Answer) any {
 	token := "A" + (rand.Text() + rand.Text())[:28]
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.tokens = append(s.tokens, secret.New(token))
-	s.mu.Unlock()
 	// GitHub's examples have milliseconds and a zone that is not UTC. Both are easily forgotten.
-	expires := time.Now().Add(cmp.Or(a.Life, time.Hour)).In(time.FixedZone("", -8*60*60))
-	body, _ := json.Marshal(map[string]string{
+	return map[string]string{
 		"token":      token,
-		"expires_at": expires.Format("2006-01-02T15:04:05.000-07:00"),
-	})
-	a.Status, a.Body = http.StatusCreated, string(body)
+		"expires_at": a.end().In(time.FixedZone("", -8*60*60)).Format("2006-01-02T15:04:05.000-07:00"),
+	}
 }
 
-func ownHeader(op operation) http.Header {
-	return http.Header{
+// end returns when a token that is made now expires.
+func (a *Answer) end() time.Time { return time.Now().Add(cmp.Or(a.Life, time.Hour)) }
+
+func ownHeader(op operation, who bearer) http.Header {
+	header := http.Header{
 		"Content-Type":                  {"application/json; charset=utf-8"},
-		"X-Accepted-Oauth-Scopes":       {op.scope},
 		"X-Github-Api-Version-Selected": {op.version},
 		"X-Github-Media-Type":           {"github.v3; format=json"},
 		"X-Github-Request-Id":           {requestID()},
-		"X-Oauth-Scopes":                {"admin:org, manage_runners:enterprise, repo"},
 		"X-Ratelimit-Limit":             {"5000"},
 		"X-Ratelimit-Remaining":         {"4987"},
 		"X-Ratelimit-Reset":             {strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10)},
 		"X-Ratelimit-Resource":          {"core"},
 		"X-Ratelimit-Used":              {"13"},
 	}
+	switch scope := op.target.Scope(); {
+	case who.installation != nil && permissions[scope] != "":
+		header.Set("X-Accepted-Github-Permissions", permissions[scope]+"=write")
+	case op.kind == runnerToken && who.app == nil:
+		header.Set("X-Accepted-Oauth-Scopes", scopes[scope])
+		header.Set("X-Oauth-Scopes", "admin:org, manage_runners:enterprise, repo")
+	}
+	return header
 }
 
 func requestID() string {
@@ -229,14 +307,21 @@ func requestID() string {
 }
 
 func (s *Server) record(r *http.Request) {
+	request := Request{
+		Method:     r.Method,
+		Path:       r.URL.EscapedPath(),
+		APIVersion: r.Header.Get(versionHeader),
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.requests = append(s.requests, Request{
-		Method:        r.Method,
-		Path:          r.URL.EscapedPath(),
-		Authorization: bearer(r),
-		APIVersion:    r.Header.Get(versionHeader),
-	})
+	if token, ok := bearerToken(r); ok {
+		request.Authorization = token.SHA256()
+		request.Installation = s.grants[request.Authorization].installation
+		if isJWT(token) {
+			s.tokens = append(s.tokens, token)
+		}
+	}
+	s.requests = append(s.requests, request)
 }
 
 func (s *Server) violate(w http.ResponseWriter, r *http.Request, problem string) {
@@ -247,11 +332,7 @@ func (s *Server) violate(w http.ResponseWriter, r *http.Request, problem string)
 	http.Error(w, problem, 599)
 }
 
-// bearer returns the SHA-256 of the request's bearer token, "" if it has none. Nothing else here sees the token.
-func bearer(r *http.Request) string {
+func bearerToken(r *http.Request) (secret.Value, bool) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
-		return ""
-	}
-	return secret.New(token).SHA256()
+	return secret.New(token), ok
 }
