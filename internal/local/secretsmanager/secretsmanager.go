@@ -1,5 +1,4 @@
-// Package secretsmanager stands in for AWS Secrets Manager: GetSecretValue over the JSON 1.1 protocol, from memory. It
-// verifies signatures, so that on a shared machine nobody else on loopback can read what it holds.
+// Package secretsmanager stands in for AWS Secrets Manager: GetSecretValue, from memory.
 //
 // It does not know IAM policies, KMS, replication, quotas or any other operation. A test makes secrets with the methods
 // here, and makes such refusals with OnRead. Only the current version of a secret can be read. A partial ARN finds
@@ -8,10 +7,7 @@ package secretsmanager
 
 import (
 	"crypto/rand"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -20,20 +16,17 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/google/uuid"
 
-	"runner-token-broker/internal/local/network"
-	"runner-token-broker/internal/local/sigv4"
+	"runner-token-broker/internal/local/awsjson"
 	"runner-token-broker/internal/secret"
 )
 
 // Server is Secrets Manager in one account and region. Use New. It is safe for concurrent use.
 type Server struct {
-	region   string
-	verifier *sigv4.Verifier
+	region string
+	get    *awsjson.Operation
 
 	mu      sync.Mutex
 	secrets map[string]*stored // by name
-	hook    func(id string) *Answer
-	reads   int
 }
 
 // stored is one secret. Its fields are read and written with Server.mu held.
@@ -48,11 +41,11 @@ type stored struct {
 // New returns an empty Secrets Manager. It answers only requests that were signed for region with the credentials, or,
 // without credentials, all.
 func New(region string, c aws.Credentials) *Server {
-	s := &Server{region: region, secrets: map[string]*stored{}}
-	if c.HasKeys() {
-		s.verifier = &sigv4.Verifier{Credentials: c, Region: region, Service: "secretsmanager"}
+	return &Server{
+		region:  region,
+		get:     awsjson.New("secretsmanager.GetSecretValue", "secretsmanager", region, c),
+		secrets: map[string]*stored{},
 	}
-	return s
 }
 
 // Put makes v the current value of the named secret. It creates the secret, or restores it from deletion, if it must.
@@ -100,28 +93,13 @@ func (s *Server) put(name string, v stored) (arn string) {
 
 // OnRead makes f decide what each later GetSecretValue of the secret id gets. Where f returns nil, or is nil, it gets
 // the secret. f is called from many goroutines at once.
-func (s *Server) OnRead(f func(id string) *Answer) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.hook = f
-}
+func (s *Server) OnRead(f func(id string) *Answer) { s.get.OnCall(f) }
 
 // Reads returns how many calls of GetSecretValue there were. Refused ones count, those with a bad signature do not.
-func (s *Server) Reads() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.reads
-}
+func (s *Server) Reads() int { return s.get.Calls() }
 
-// Answer is what a call gets. With Status 0 it is the secret's own answer, with the other fields applied to it.
-type Answer struct {
-	Status  int
-	Code    string
-	Message string
-
-	Delay time.Duration // before anything is answered, or until the client leaves
-	Fault network.Fault // what happens to the answer on its way
-}
+// Answer is what a call gets.
+type Answer = awsjson.Answer
 
 // Refusals of AWS's for which this package has no reason of its own.
 var (
@@ -132,93 +110,41 @@ var (
 	KMSDenied         = Answer{Status: 400, Code: "AccessDeniedException", Message: "Access to KMS is not allowed"}
 	DecryptionFailure = Answer{Status: 400, Code: "DecryptionFailure",
 		Message: "Secrets Manager can't decrypt the protected secret text using the provided KMS key."}
-	Throttled     = Answer{Status: 400, Code: "ThrottlingException", Message: "Rate exceeded"}
+	Throttled     = awsjson.Throttled
 	InternalError = Answer{Status: 500, Code: "InternalServiceError", Message: "An error occurred on the server side."}
-	Down          = Answer{Status: 503, Code: "ServiceUnavailable", Message: "Service Unavailable"}
+	Down          = awsjson.Down
 )
-
-const maxRequest = 64 << 10
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
-	if err != nil {
-		refuse(w, Answer{Status: 400, Code: "SerializationException", Message: "the request cannot be read"})
-		return
-	}
-	if s.verifier != nil {
-		if err := s.verifier.Verify(r, body); err != nil {
-			a := Answer{Status: 400, Code: "InvalidSignatureException", Message: err.Error()}
-			if e, ok := errors.AsType[*sigv4.Error](err); ok {
-				a.Code, a.Message = e.Code, e.Message
-			}
-			refuse(w, a)
-			return
-		}
-	}
 	var input struct{ SecretId, VersionId, VersionStage string }
-	switch {
-	case r.Method != http.MethodPost || r.URL.Path != "/" || r.Header.Get("X-Amz-Target") != operation:
-		refuse(w, Answer{Status: 400, Code: "UnknownOperationException"})
-	case r.Header.Get("Content-Type") != contentType || json.Unmarshal(body, &input) != nil:
-		refuse(w, Answer{Status: 400, Code: "SerializationException", Message: "the request is not JSON 1.1"})
-	case input.SecretId == "" || input.VersionId != "" || input.VersionStage != "" && input.VersionStage != current:
-		refuse(w, Answer{Status: 400, Code: "InvalidParameterException",
-			Message: "this stand-in needs SecretId, and knows only the version " + current})
-	default:
-		s.getSecretValue(w, r, input.SecretId)
+	if !s.get.Read(w, r, &input) {
+		return
 	}
+	if input.SecretId == "" || input.VersionId != "" || input.VersionStage != "" && input.VersionStage != current {
+		awsjson.Bad("InvalidParameterException", "this stand-in needs SecretId, and knows only the version "+current).Refuse(w)
+		return
+	}
+	s.get.Answer(w, r, input.SecretId, func() (any, *Answer) { return s.read(input.SecretId) })
 }
 
-const (
-	operation   = "secretsmanager.GetSecretValue"
-	contentType = "application/x-amz-json-1.1"
-	current     = "AWSCURRENT"
-)
-
-func (s *Server) getSecretValue(w http.ResponseWriter, r *http.Request, id string) {
-	s.mu.Lock()
-	s.reads++
-	hook := s.hook
-	s.mu.Unlock()
-	var a Answer
-	if hook != nil {
-		if decided := hook(id); decided != nil {
-			a = *decided
-		}
-	}
-	if !a.Fault.Answer(w, r, a.Delay) {
-		return
-	}
-	if a.Status != 0 {
-		refuse(w, a)
-		return
-	}
-	output, refusal := s.read(id)
-	if output == nil {
-		refusal.Fault = a.Fault
-		refuse(w, refusal)
-		return
-	}
-	reply(w, http.StatusOK, output, a.Fault)
-}
+const current = "AWSCURRENT"
 
 // read returns the secret's own answer: what it holds, or a refusal.
-func (s *Server) read(id string) (output map[string]any, refusal Answer) {
+func (s *Server) read(id string) (any, *Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	name, found := s.find(id)
 	switch {
 	case found == nil:
-		return nil, Answer{Status: 400, Code: "ResourceNotFoundException",
-			Message: "Secrets Manager can't find the specified secret."}
+		return nil, awsjson.Bad("ResourceNotFoundException", "Secrets Manager can't find the specified secret.")
 	case found.pendingDeletion:
-		return nil, Answer{Status: 400, Code: "InvalidRequestException",
-			Message: "You can't perform this operation on the secret because it was marked for deletion."}
+		return nil, awsjson.Bad("InvalidRequestException",
+			"You can't perform this operation on the secret because it was marked for deletion.")
 	case found.version == "":
-		return nil, Answer{Status: 400, Code: "ResourceNotFoundException",
-			Message: "Secrets Manager can't find the specified secret value for staging label: " + current}
+		return nil, awsjson.Bad("ResourceNotFoundException",
+			"Secrets Manager can't find the specified secret value for staging label: "+current)
 	}
-	output = map[string]any{
+	output := map[string]any{
 		"ARN":           found.arn,
 		"CreatedDate":   float64(found.created.UnixMilli()) / 1000,
 		"Name":          name,
@@ -230,7 +156,7 @@ func (s *Server) read(id string) (output map[string]any, refusal Answer) {
 	} else {
 		output["SecretString"] = found.text.Reveal()
 	}
-	return output, Answer{}
+	return output, nil
 }
 
 func (s *Server) find(id string) (name string, _ *stored) {
@@ -243,20 +169,4 @@ func (s *Server) find(id string) (name string, _ *stored) {
 		}
 	}
 	return "", nil
-}
-
-// refuse answers as AWS does: most services spell the text "message", some errors of Secrets Manager "Message".
-func refuse(w http.ResponseWriter, a Answer) {
-	key := "Message"
-	if a.Code == "AccessDeniedException" || a.Code == "ThrottlingException" {
-		key = "message"
-	}
-	reply(w, a.Status, map[string]any{"__type": a.Code, key: a.Message}, a.Fault)
-}
-
-func reply(w http.ResponseWriter, status int, output map[string]any, fault network.Fault) {
-	body, _ := json.Marshal(output)
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("X-Amzn-Requestid", uuid.NewString())
-	fault.Write(w, status, body)
 }
