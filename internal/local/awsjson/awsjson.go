@@ -30,8 +30,8 @@ type Operation struct {
 	calls int
 }
 
-// New returns the operation that X-Amz-Target names so. It answers only requests that were signed for the region and the
-// service with the credentials, or, without credentials, all.
+// New returns the operation that X-Amz-Target names so. It answers only requests that were signed for the region and
+// the service with the credentials, or, without credentials, all.
 func New(target, service, region string, c aws.Credentials) *Operation {
 	o := &Operation{target: target}
 	if c.HasKeys() {

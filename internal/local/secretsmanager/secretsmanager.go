@@ -121,7 +121,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if input.SecretId == "" || input.VersionId != "" || input.VersionStage != "" && input.VersionStage != current {
-		awsjson.Bad("InvalidParameterException", "this stand-in needs SecretId, and knows only the version "+current).Refuse(w)
+		awsjson.Bad("InvalidParameterException",
+			"this stand-in needs SecretId, and knows only the version "+current).Refuse(w)
 		return
 	}
 	s.get.Answer(w, r, input.SecretId, func() (any, *Answer) { return s.read(input.SecretId) })
