@@ -1,5 +1,6 @@
-// Every arrow points down: functions/token -> {handler, github, secretsmanager, credential} -> network -> runner ->
-// secret. The rooms of one floor do not know each other, and each alone sees the package from outside that it is for.
+// Every arrow points down: functions/token -> {handler, github, secretsmanager, kms, credential} -> network ->
+// runner -> secret. The rooms of one floor do not know each other. Each alone sees the package from outside that it is
+// for.
 package architecture
 
 import (
@@ -14,12 +15,13 @@ const module = "runner-token-broker/"
 // rooms are the packages that are linked into the function, with the rooms that each may enter.
 var rooms = map[string][]string{
 	"functions/token": {
-		"internal/credential", "internal/github", "internal/handler", "internal/network", "internal/runner",
-		"internal/secretsmanager",
+		"internal/credential", "internal/github", "internal/handler", "internal/kms", "internal/network",
+		"internal/runner", "internal/secretsmanager",
 	},
 	"internal/handler":        {"internal/runner", "internal/secret"},
 	"internal/github":         {"internal/network", "internal/runner", "internal/secret"},
 	"internal/secretsmanager": {"internal/network", "internal/runner", "internal/secret"},
+	"internal/kms":            {"internal/network", "internal/runner", "internal/secret"},
 	"internal/credential":     {"internal/runner", "internal/secret"},
 	"internal/network":        {"internal/runner", "internal/secret"},
 	"internal/runner":         {"internal/secret"},
@@ -28,14 +30,15 @@ var rooms = map[string][]string{
 
 // owners are the packages from outside that some rooms alone may see.
 var owners = map[string][]string{
-	"github.com/aws/aws-sdk-go-v2":  {"functions/token", "internal/secretsmanager"},
-	"github.com/aws/smithy-go":      {"internal/secretsmanager"},
+	"github.com/aws/aws-sdk-go-v2":  {"functions/token", "internal/kms", "internal/secretsmanager"},
+	"github.com/aws/smithy-go":      {"internal/kms", "internal/secretsmanager"},
 	"github.com/aws/aws-lambda-go":  {"functions/token", "internal/handler"},
 	"github.com/google/go-github":   {"internal/github"},
+	"github.com/golang-jwt/jwt":     {"internal/credential"},
 	"github.com/getkin/kin-openapi": nil, // of the stand-ins
 	"os":                            {"functions/token"},
 	// handler and secretsmanager for its names of statuses.
-	"net/http": {"internal/github", "internal/handler", "internal/network", "internal/secretsmanager"},
+	"net/http": {"internal/github", "internal/handler", "internal/kms", "internal/network", "internal/secretsmanager"},
 }
 
 // imports are what each package that is linked into the function imports, tests aside.

@@ -87,7 +87,7 @@ func loadConfig(getenv func(string) string) (config, error) {
 			}
 		}
 	}
-	read(network.CheckEndpoint, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER")
+	read(network.CheckEndpoint, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL_KMS")
 	read(network.CheckProxy, "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 	read(network.CheckNoProxy, "NO_PROXY", "no_proxy")
 	return c, errors.Join(problems...)

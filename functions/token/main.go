@@ -15,6 +15,7 @@ import (
 	"runner-token-broker/internal/credential"
 	"runner-token-broker/internal/github"
 	"runner-token-broker/internal/handler"
+	"runner-token-broker/internal/kms"
 	"runner-token-broker/internal/network"
 	"runner-token-broker/internal/runner"
 	"runner-token-broker/internal/secretsmanager"
@@ -52,7 +53,7 @@ func newHandler(ctx context.Context, getenv func(string) string, logger *slog.Lo
 		return nil, err
 	}
 	source := secretsmanager.New(awssecretsmanager.NewFromConfig(aws), cfg.secretID)
-	minter := runner.NewMinter(credential.NewSet(cfg.secretTTL, source.Fetch), gh)
+	minter := runner.NewMinter(credential.NewSet(cfg.secretTTL, source.Fetch, gh, kms.New(aws)), gh)
 	return &handler.Handler{
 		Issuer: &runner.Issuer{
 			Policy:   cfg.policy,

@@ -165,14 +165,19 @@ func (s *stack) direct(target string, fields ...string) reply {
 	return s.invoke(`{"target":"` + target + `"` + strings.Join(append([]string{""}, fields...), ",") + `}`)
 }
 
-// post is a request through an HTTP API with an IAM authorizer.
+// post is a request through an HTTP API with an IAM authorizer, by the route of the target's scope.
 func (s *stack) post(target string) reply {
 	s.Helper()
-	event, err := os.ReadFile("../../events/http-api-v2-org-registration-token.json")
+	sample := map[string]struct{ file, target string }{
+		"orgs":        {"org", "orgs/acme"},
+		"repos":       {"repo", "repos/acme/widgets"},
+		"enterprises": {"enterprise", "enterprises/acme-corp"},
+	}[strings.Split(target, "/")[0]]
+	event, err := os.ReadFile("../../events/http-api-v2-" + sample.file + "-registration-token.json")
 	if err != nil {
 		s.Fatal(err)
 	}
-	return s.invoke(strings.ReplaceAll(string(event), "orgs/acme", target))
+	return s.invoke(strings.ReplaceAll(string(event), sample.target, target))
 }
 
 func (s *stack) gitHubAnswers(a *github.Answer) {

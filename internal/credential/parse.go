@@ -1,11 +1,12 @@
 // Package credential knows what the secret holds, and which of its values GitHub has rejected. It does not know where
-// the secret is stored, and makes no call to GitHub.
+// the secret is stored, nor how GitHub is called.
 package credential
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -13,107 +14,119 @@ import (
 	"runner-token-broker/internal/secret"
 )
 
-// prefixes are how GitHub's tokens begin that may be stored here: personal access tokens, classic and fine-grained.
-// (https://docs.github.com/authentication/keeping-your-account-and-data-secure/about-authentication-to-github)
-var prefixes = []string{"ghp_", "github_pat_"}
-
 var malformed = runner.Cause{Name: "secret-malformed", Code: runner.CredentialMissing}
 
-// Parse returns the PAT that the secret holds: as plain text, or in one of the JSON layouts that people use. It takes
-// off white space and a byte order mark. Its errors are *runner.Error and quote nothing of the secret.
-func Parse(held secret.Value) (secret.Value, error) {
-	token := trim(held.Reveal())
-	if strings.HasPrefix(token, "{") {
-		var err error
-		if token, err = parseObject(token); err != nil {
-			return secret.Value{}, malformed.Refuse("the secret %w", err)
-		}
-	}
-	if err := check(token); err != nil {
-		return secret.Value{}, malformed.Refuse("the secret %w", err)
-	}
-	return secret.New(token), nil
+// Entry is one credential of the secret, with the targets that it is for.
+type Entry struct {
+	name    string          // for the log: "pat" or "app", with its number where there are several
+	targets []runner.Policy // one for each of its targets; nil: all
+	id      string          // tells it from others; not secret
+
+	// One of the three.
+	pat secret.Value
+	app *key
+	err *runner.Error // it is malformed, which is no trouble of the others
 }
 
-func trim(s string) string {
-	return strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(s), "\ufeff"))
+// serves reports whether the entry is for the target.
+func (e Entry) serves(t runner.Target) bool {
+	return e.targets == nil || slices.ContainsFunc(e.targets, func(p runner.Policy) bool { return p.Allows(t) })
 }
 
-// parseObject returns the token in an object: {"token":"..."}; AWS's own layout for GitHub, as CodeBuild makes it; or
-// the one value of several strings that begins as GitHub's tokens do.
-func parseObject(text string) (string, error) {
+// Parse returns the credentials that the secret holds: one PAT or GitHub App, or a list. White space and a byte order
+// mark around it are taken off. Its errors are *runner.Error, name the field and its place, and quote nothing of the
+// secret.
+func Parse(held secret.Value) ([]Entry, error) {
+	entries, err := parse(trim(held.Reveal()))
+	if err != nil {
+		return nil, malformed.Refuse("the secret %w", err)
+	}
+	return entries, nil
+}
+
+func parse(text string) ([]Entry, error) {
+	if !strings.HasPrefix(text, "{") {
+		e, err := parseEntry(text, nil)
+		return []Entry{e}, err
+	}
 	// A map, since a struct's field would take any case: "Token" is another name.
 	var object map[string]json.RawMessage
 	if json.Unmarshal([]byte(text), &object) != nil {
-		return "", errors.New("is neither a token nor JSON: store the token alone, or as {\"token\":\"...\"}")
+		return nil, errors.New(`is neither a token nor JSON: store the token alone, or as {"token":"..."}`)
 	}
-	if value, ok := object["token"]; ok {
-		return stringOf(value, "token")
-	}
-	if is(object["ServerType"], "GITHUB") && is(object["AuthType"], "PERSONAL_ACCESS_TOKEN") {
-		return stringOf(object["Token"], "Token")
-	}
-	var found []string
-	for _, value := range object {
-		var s string
-		if json.Unmarshal(value, &s) != nil {
-			return "", errNoToken
+	if list, ok := object["credentials"]; ok {
+		if len(object) > 1 {
+			return nil, errors.New(`has other fields beside "credentials"`)
 		}
-		if s = trim(s); looksLikePAT(s) {
-			found = append(found, s)
+		return parseList(list)
+	}
+	e, err := parseEntry("", object)
+	return []Entry{e}, err
+}
+
+func parseList(text json.RawMessage) ([]Entry, error) {
+	var list []map[string]json.RawMessage
+	if json.Unmarshal(text, &list) != nil {
+		return nil, errors.New(`has "credentials" that are not a list of objects`)
+	}
+	if len(list) == 0 {
+		return nil, errors.New(`has an empty list of "credentials"`)
+	}
+	var entries []Entry
+	for i, object := range list {
+		e, err := parseListed(object, entries)
+		if err != nil {
+			return nil, fmt.Errorf("in number %d of its credentials %w", i+1, err)
+		}
+		e.name += fmt.Sprintf(" %d", i+1)
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+func parseListed(object map[string]json.RawMessage, before []Entry) (Entry, error) {
+	for _, name := range slices.Sorted(maps.Keys(object)) {
+		if !slices.Contains(append([]string{"targets", "token", "ServerType", "AuthType", "Token"}, appFields...), name) {
+			return Entry{}, errors.New("has an unknown field; there are targets, token and the fields of an App")
 		}
 	}
-	if len(found) != 1 {
-		return "", errNoToken
+	var targets []string
+	if json.Unmarshal(object["targets"], &targets) != nil || len(targets) == 0 {
+		return Entry{}, errors.New(`has no list "targets", or an empty one`)
 	}
-	return found[0], nil
-}
-
-var errNoToken = errors.New(`is JSON without a string "token", and without exactly one value that begins as GitHub's ` +
-	`personal access tokens do: store the token alone, or as {"token":"..."}`)
-
-func stringOf(value json.RawMessage, name string) (string, error) {
-	var s string
-	if json.Unmarshal(value, &s) != nil {
-		return "", fmt.Errorf("is JSON without a string %q: store the token alone, or as {\"token\":\"...\"}", name)
+	delete(object, "targets")
+	e, err := parseEntry("", object)
+	if err != nil {
+		e = Entry{err: malformed.Refuse("in number %d of the secret's credentials it %w", len(before)+1, err)}
 	}
-	return trim(s), nil
-}
-
-func is(value json.RawMessage, want string) bool {
-	var s string
-	return json.Unmarshal(value, &s) == nil && s == want
-}
-
-func looksLikePAT(s string) bool {
-	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(s, p) })
-}
-
-// check says why a value cannot be sent as a bearer token (RFC 6750, section 2.1). It names the first character that is
-// wrong, which is no part of a token, and its position.
-func check(token string) error {
-	switch {
-	case strings.Trim(token, "=") == "":
-		return errors.New("is empty: put a token into it")
-	case strings.HasPrefix(token, "-----BEGIN"):
-		return errors.New("is a private key: store a personal access token")
-	}
-	position, padding := 0, false
-	for _, r := range token {
-		position++
+	for i, target := range targets {
+		policy, err := runner.ParsePolicy(target)
 		switch {
-		case r == '=':
-			padding = true
-		case padding:
-			return errors.New(`has "=" before its end, as in NAME=VALUE: store the value alone`)
-		case !isOfToken(r):
-			return fmt.Errorf("has a character that no token has, %U at position %d: "+
-				"store the token alone, without quotes", r, position)
+		case err != nil || len(strings.Fields(target)) != 1 || strings.Contains(target, ","):
+			return Entry{}, fmt.Errorf("has a malformed target, number %d: "+
+				"write orgs/ORG, repos/OWNER/REPO, repos/OWNER/* or the like, in lower case", i+1)
+		case slices.ContainsFunc(append(before, e), func(other Entry) bool {
+			return slices.ContainsFunc(other.targets, func(p runner.Policy) bool { return p.Covers(policy) })
+		}):
+			return Entry{}, fmt.Errorf("has a target, number %d, that an earlier one covers: it would never be used", i+1)
 		}
+		e.targets = append(e.targets, policy)
 	}
-	return nil
+	return e, nil
 }
 
-func isOfToken(r rune) bool {
-	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-._~+/", r)
+// parseEntry parses one credential: a text, or the fields of an object.
+func parseEntry(text string, object map[string]json.RawMessage) (Entry, error) {
+	if slices.ContainsFunc(appFields, func(name string) bool { _, ok := object[name]; return ok }) {
+		k, err := parseApp(object)
+		if err != nil {
+			return Entry{}, err
+		}
+		return Entry{name: "app", id: k.id(), app: k}, nil
+	}
+	pat, err := parsePAT(text, object)
+	if err != nil {
+		return Entry{}, err
+	}
+	return Entry{name: "pat", id: pat.SHA256(), pat: pat}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,18 +19,21 @@ const (
 
 var slow = runner.Cause{Name: "timeout", Code: runner.Unavailable}
 
-// Set is the credentials that one secret holds: today one PAT for all targets. It caches the secret, and it remembers
-// which values GitHub rejected. Use NewSet. It is safe for concurrent use.
+// Set is the credentials that one secret holds. It caches the secret, and remembers which of its values GitHub
+// rejected. Use NewSet. It is safe for concurrent use.
 type Set struct {
-	ttl   time.Duration
-	fetch func(context.Context) (secret.Value, error)
-	slot  chan struct{} // held by the one that reads; a channel, since those that wait for it have deadlines
+	ttl    time.Duration
+	fetch  func(context.Context) (secret.Value, error)
+	github Installations
+	signer Signer
+	slot   chan struct{} // held by the one that reads; a channel, since those that wait for it have deadlines
 
 	mu       sync.Mutex
-	pat      secret.Value // zero before the first read
+	entries  []Entry // none before the first read
 	readAt   time.Time
-	rereadAt time.Time            // when a successor of a rejected value was last looked for
-	rejected map[string]rejection // by the bearer's SHA-256
+	rereadAt time.Time            // when the successor of a value that is no good was last looked for
+	rejected map[string]rejection // by the entry's id
+	apps     map[string]*app      // by the entry's id
 }
 
 type rejection struct {
@@ -37,71 +41,138 @@ type rejection struct {
 	at  time.Time
 }
 
-// NewSet returns the Set of the secret that fetch reads; fetch's errors are *runner.Error. What was read is used for
-// ttl. Failed reads are not cached.
-func NewSet(ttl time.Duration, fetch func(context.Context) (secret.Value, error)) *Set {
-	return &Set{ttl: ttl, fetch: fetch, slot: make(chan struct{}, 1), rejected: map[string]rejection{}}
+// NewSet returns the Set of the secret that fetch reads. What was read is used for ttl. Failed reads are not cached. A
+// GitHub App's installations are github's, and signer signs for one whose key cannot be read.
+func NewSet(
+	ttl time.Duration, fetch func(context.Context) (secret.Value, error), github Installations, signer Signer,
+) *Set {
+	return &Set{
+		ttl: ttl, fetch: fetch, github: github, signer: signer, slot: make(chan struct{}, 1),
+		rejected: map[string]rejection{}, apps: map[string]*app{},
+	}
 }
 
-// For returns the credential for the target. The secret is read anew when its time is over, or when its value was
-// rejected within the last minute, then at most every five seconds. Simultaneous calls wait for one read, each until
-// its ctx ends. The error is a *runner.Error: that of the rejection where no other value can be read.
-func (s *Set) For(ctx context.Context, _ runner.Target) (runner.Credential, error) {
+// For returns the credential for the target: the first of the secret's that is for it. The secret is read anew when its
+// time is over, or when this credential is no good (rejected within the last minute, malformed, absent), then at most
+// every five seconds. Simultaneous calls wait for one read. The error is a *runner.Error: that of the rejection where
+// there is no other value, or none can be read.
+func (s *Set) For(ctx context.Context, t runner.Target) (runner.Credential, error) {
 	select {
 	case s.slot <- struct{}{}:
 		defer func() { <-s.slot }()
 	case <-ctx.Done():
 		return nil, slow.Refuse("waiting for the secret: %w", ctx.Err())
 	}
-	read, err := s.mustRead()
+	read, err := s.mustRead(t)
 	if err != nil {
 		return nil, err
 	}
 	if read {
+		var entries []Entry
 		v, err := s.fetch(ctx)
 		if err == nil {
-			v, err = Parse(v)
+			entries, err = Parse(v)
 		}
-		if err := s.store(v, err); err != nil {
+		if err := s.store(entries, err, t); err != nil {
 			return nil, err
 		}
 	}
-	return s.current(), nil
+	return s.credential(t), nil
 }
 
 // mustRead reports whether the secret must be read. It fails if it must and it is too early.
-func (s *Set) mustRead() (bool, error) {
+func (s *Set) mustRead(t runner.Target) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	why := s.rejection(s.pat)
+	_, problem := s.find(t)
 	switch {
-	case why == nil:
-		return s.pat.IsZero() || time.Since(s.readAt) >= s.ttl, nil
+	case s.entries == nil:
+		return true, nil
+	case problem == nil:
+		return time.Since(s.readAt) >= s.ttl, nil
 	case time.Since(s.rereadAt) < rereadInterval:
-		return false, again(why, "the secret held the rejected value %.0f s ago, and is read every %.0f s",
+		return false, again(problem, "the secret held the same %.0f s ago, and is read every %.0f s",
 			time.Since(s.readAt).Seconds(), rereadInterval.Seconds())
 	}
 	s.rereadAt = now()
 	return true, nil
 }
 
-// store caches what was read. Where the value is a rejected one, or nothing was read in its place, the error is the
-// rejection.
-func (s *Set) store(v secret.Value, err error) error {
+// store keeps what was read. Its error says what is known of a rejected value, and no more.
+func (s *Set) store(entries []Entry, err error, t runner.Target) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		if why := s.rejection(s.pat); why != nil {
-			return again(why, "the secret could not be read again: %w", runner.AsError(err).Err)
+		if _, problem := s.find(t); s.entries != nil && problem != nil && problem.Code == runner.CredentialRejected {
+			return again(problem, "the secret could not be read again: %w", runner.AsError(err).Err)
 		}
 		return err
 	}
-	s.pat, s.readAt = v, now()
-	if why := s.rejection(v); why != nil {
-		s.rereadAt = s.readAt
-		return again(why, "the secret, read again, still holds the rejected value")
+	s.entries, s.readAt = entries, now()
+	maps.DeleteFunc(s.apps, func(id string, _ *app) bool {
+		return !slices.ContainsFunc(entries, func(e Entry) bool { return e.id == id })
+	})
+	_, problem := s.find(t)
+	switch {
+	case problem == nil:
+		return nil
+	case problem.Code == runner.CredentialRejected:
+		problem = again(problem, "the secret, read again, still holds the rejected value")
 	}
-	return nil
+	s.rereadAt = s.readAt
+	return problem
+}
+
+var (
+	noCredential = runner.Cause{
+		Name: "no-credential-for-target", Code: runner.CredentialMissing,
+		Remedy: "put the target into the list of one of the secret's credentials",
+	}
+	noEnterprise = runner.Cause{
+		Name: "app-and-enterprise", Code: runner.CredentialForbidden,
+		Remedy: "GitHub gives Apps no right to an enterprise's runners: " +
+			"a classic PAT with manage_runners:enterprise is needed",
+	}
+)
+
+// find returns the entry for the target, and what is wrong with it.
+func (s *Set) find(t runner.Target) (Entry, *runner.Error) {
+	i := slices.IndexFunc(s.entries, func(e Entry) bool { return e.serves(t) })
+	if i < 0 {
+		return Entry{}, noCredential.Refuse("none of the secret's credentials is for %s", t)
+	}
+	e := s.entries[i]
+	maps.DeleteFunc(s.rejected, func(_ string, r rejection) bool { return time.Since(r.at) >= rejectionMemory })
+	switch {
+	case e.err != nil:
+		return e, e.err
+	case e.app != nil && t.Scope() == "enterprises":
+		problem := noEnterprise.Refuse("no call made: the credential for %s is a GitHub App", t)
+		problem.Credential = e.name
+		return e, problem
+	}
+	return e, s.rejected[e.id].why
+}
+
+func (s *Set) credential(t runner.Target) runner.Credential {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, _ := s.find(t)
+	if e.app == nil {
+		return pat{s, e}
+	}
+	a := s.apps[e.id]
+	if a == nil {
+		a = newApp(e.app, s.github, s.signer)
+		s.apps[e.id] = a
+	}
+	return installation{s, e, a, t}
+}
+
+func (s *Set) reject(e Entry, why *runner.Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rejected[e.id] = rejection{why, now()}
 }
 
 // again returns the rejection for a call that is not made.
@@ -112,35 +183,16 @@ func again(why *runner.Error, format string, args ...any) *runner.Error {
 	return &e
 }
 
-func (s *Set) current() credential {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return credential{s, s.pat}
-}
-
-// rejection returns why the value was rejected within the last minute, nil if it was not.
-func (s *Set) rejection(v secret.Value) *runner.Error {
-	maps.DeleteFunc(s.rejected, func(_ string, r rejection) bool { return time.Since(r.at) >= rejectionMemory })
-	return s.rejected[v.SHA256()].why
-}
-
-// credential is a personal access token: bearer and account in one.
-type credential struct {
+// pat is a personal access token: bearer and account in one.
+type pat struct {
 	set   *Set
-	value secret.Value
+	entry Entry
 }
 
-func (c credential) Account() string { return c.value.SHA256() }
-
-func (credential) Name() string { return "pat" }
-
-func (c credential) Bearer(context.Context) (secret.Value, error) { return c.value, nil }
-
-func (c credential) Reject(bearer secret.Value, why *runner.Error) {
-	c.set.mu.Lock()
-	defer c.set.mu.Unlock()
-	c.set.rejected[bearer.SHA256()] = rejection{why, now()}
-}
+func (p pat) Account() string                              { return p.entry.id }
+func (p pat) Name() string                                 { return p.entry.name }
+func (p pat) Bearer(context.Context) (secret.Value, error) { return p.entry.pat, nil }
+func (p pat) Reject(_ secret.Value, why *runner.Error)     { p.set.reject(p.entry, why) }
 
 // now is the wall clock alone: the monotonic one may stand still while the environment is frozen between invocations
 // (https://pkg.go.dev/time#hdr-Monotonic_Clocks).

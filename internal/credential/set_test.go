@@ -38,7 +38,7 @@ func inWorld(t *testing.T, ttl time.Duration, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{T: t, source: source{value: "pat-1"}}
-		w.set = NewSet(ttl, w.source.fetch)
+		w.set = NewSet(ttl, w.source.fetch, nil, nil)
 		f(w)
 	})
 }
@@ -79,9 +79,9 @@ func rejected() *runner.Error {
 	return e
 }
 
-func (w *world) reject(pat string) {
-	v := secret.New(pat)
-	credential{w.set, v}.Reject(v, rejected())
+func (w *world) reject(value string) {
+	v := secret.New(value)
+	pat{w.set, Entry{id: v.SHA256(), pat: v}}.Reject(v, rejected())
 }
 
 func TestSecretIsCachedForItsTime(t *testing.T) {
@@ -202,7 +202,7 @@ func TestARejectionIsRepeatedWithItsCause(t *testing.T) {
 		w.gives("pat-1", 1)
 		w.reject("pat-1")
 		for range 3 {
-			for i, says := range []string{"still holds", "held the rejected value 2 s ago", "be read again: down"} {
+			for i, says := range []string{"still holds", "held the same 2 s ago", "be read again: down"} {
 				e := w.refuses(runner.CredentialRejected, w.source.reads+(i+1)%2)
 				if text := e.Error(); e.Cause != "placeholder" || e.Credential != "pat" || e.GitHub != (runner.Trace{}) ||
 					!strings.Contains(text, says) || !strings.HasSuffix(text, ": GitHub said no: do this") || len(text) > 150 {

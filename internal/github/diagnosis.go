@@ -53,6 +53,37 @@ var diagnoses = []diagnosis{
 	}, false},
 	{answer.isForeign, notGitHub(runner.Internal), false},
 
+	// A GitHub App's own calls, with its JWT.
+	{both(answer.isApps, both(status(401), either(says("expiration"), says("issued at")))), runner.Cause{
+		Name: "clock", Code: runner.CredentialRejected,
+		Remedy: "GitHub finds the time in the App's JWT wrong: is the clock here off?",
+	}, false},
+	{both(answer.isApps, either(status(401), says("integration not found"))), runner.Cause{
+		Name: "app-key-rejected", Code: runner.CredentialRejected,
+		Remedy: "the App's key or id is wrong, or the key or the App was deleted: " +
+			"compare client_id and the key in the secret with the App's page",
+	}, false},
+	{both(answer.isApps, says("suspended")), runner.Cause{
+		Name: "app-suspended", Code: runner.CredentialForbidden,
+		Remedy: "the App's installation is suspended: an owner of the organization can unsuspend it",
+	}, false},
+	{both(at(findInstallation), status(404)), runner.Cause{
+		Name: "app-not-installed", Code: runner.TargetNotFound,
+		Remedy: "install the App for the target; GitHub also answers so for a name it does not know",
+	}, false},
+	{both(at(installationToken), status(404)), runner.Cause{
+		Name: "app-not-installed", Code: runner.TargetNotFound,
+		Remedy: "the App was uninstalled, or installation_id in the secret is wrong",
+	}, false},
+	{both(at(installationToken), both(status(422), says("permission"))), runner.Cause{
+		Name: "not-approved", Code: runner.CredentialForbidden,
+		Remedy: "the App lacks the permission, or the organization has not accepted it yet",
+	}, true},
+	{both(at(installationToken), both(status(422), says("repositor"))), runner.Cause{
+		Name: "app-without-repository", Code: runner.TargetNotFound,
+		Remedy: "give the App's installation access to the repository; GitHub also answers so for a name it does not know",
+	}, false},
+
 	{both(status(401), answer.isUnlikeAToken), runner.Cause{
 		Name: "not-a-token", Code: runner.CredentialRejected,
 		Remedy: "the secret's value does not begin as GitHub's tokens do (ghp_, github_pat_): " +
@@ -130,11 +161,10 @@ type answer struct {
 	message       string // lower case
 	documentation string
 	said          string // message and errors, for the operator
-	target        runner.Target
-	bearer        secret.Value
+	call          call
 }
 
-func read(resp *http.Response, bearer secret.Value, t runner.Target) answer {
+func read(resp *http.Response, call call) answer {
 	var body struct {
 		Message          string `json:"message"`
 		DocumentationURL string `json:"documentation_url"`
@@ -145,14 +175,14 @@ func read(resp *http.Response, bearer secret.Value, t runner.Target) answer {
 	}
 	a := answer{
 		status: resp.StatusCode, header: resp.Header, message: strings.ToLower(body.Message),
-		documentation: body.DocumentationURL, said: fmt.Sprintf("%q", secret.Text(body.Message, bearer)),
-		target: t, bearer: bearer,
+		documentation: body.DocumentationURL, said: fmt.Sprintf("%q", secret.Text(body.Message, call.bearer)),
+		call: call,
 	}
 	if body.Errors != nil {
 		// Not as they came: there the credential may be hidden behind JSON's escapes.
 		errors := fmt.Sprint(body.Errors)
 		a.message += " " + strings.ToLower(errors)
-		a.said += fmt.Sprintf(", errors %q", secret.Text(errors, bearer))
+		a.said += fmt.Sprintf(", errors %q", secret.Text(errors, call.bearer))
 	}
 	return a
 }
@@ -161,10 +191,10 @@ func read(resp *http.Response, bearer secret.Value, t runner.Target) answer {
 func (a answer) refuse() *runner.Error {
 	d := diagnoses[slices.IndexFunc(diagnoses, func(d diagnosis) bool { return d.when(a) })]
 	if d.needs {
-		d.cause.Remedy += ": " + need(a.target)
+		d.cause.Remedy += ": " + need(a.call.target)
 	}
 	e := d.cause.Refuse("GitHub answered %d %s, %s%s", a.status, http.StatusText(a.status), a.said, a.notable())
-	e.GitHub = trace(a.header, a.bearer)
+	e.GitHub = trace(a.header, a.call.bearer)
 	switch e.Code {
 	case runner.RateLimited:
 		e.RetryAfter = a.wait()
@@ -194,8 +224,8 @@ func (a answer) isForeign() bool {
 
 func (a answer) isUnlikeAToken() bool {
 	return !slices.ContainsFunc([]string{"ghp_", "github_pat_", "gho_", "ghu_", "ghs_"}, func(prefix string) bool {
-		return strings.HasPrefix(a.bearer.Reveal(), prefix)
-	}) && !isOldToken(a.bearer.Reveal())
+		return strings.HasPrefix(a.call.bearer.Reveal(), prefix)
+	}) && !isOldToken(a.call.bearer.Reveal())
 }
 
 // isOldToken: until 2021 a token was 40 hexadecimal digits.
@@ -215,6 +245,12 @@ func (a answer) isScope() bool {
 
 func list(header string) []string {
 	return strings.FieldsFunc(header, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func (a answer) isApps() bool { return a.call.step != runnerToken }
+
+func at(s step) func(answer) bool {
+	return func(a answer) bool { return a.call.step == s }
 }
 
 func (a answer) isRedirect() bool    { return 300 <= a.status && a.status < 400 }
@@ -281,7 +317,7 @@ func (a answer) notable() string {
 		"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-RateLimit-Resource",
 	} {
 		if value := a.header.Get(name); value != "" {
-			fmt.Fprintf(&b, ", %s %q", strings.ToLower(name), secret.Text(value, a.bearer))
+			fmt.Fprintf(&b, ", %s %q", strings.ToLower(name), secret.Text(value, a.call.bearer))
 		}
 	}
 	return b.String()

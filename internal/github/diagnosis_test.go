@@ -283,6 +283,9 @@ func TestEachDiagnosisIsReached(t *testing.T) {
 	for _, test := range refusals() {
 		reached[test.cause+" "+string(test.code)] = true
 	}
+	for _, test := range appRefusals {
+		reached[test.cause+" "+string(test.code)] = true
+	}
 	reached["not-a-token "+string(rejected)] = true // has a test of its own
 	for _, d := range diagnoses {
 		if !reached[d.cause.Name+" "+string(d.cause.Code)] {

@@ -32,9 +32,9 @@ type Credential interface {
 	Account() string
 	// Name says for the log which credential it is: its kind, and its number where there are several.
 	Name() string
-	// Bearer returns the bearer token that is good now. Its errors are *Error.
+	// Bearer returns the bearer token that is good now. Its errors are *Error, and are treated as GitHub's.
 	Bearer(context.Context) (secret.Value, error)
-	// Reject says that GitHub answered 401 to the bearer, and what that means.
+	// Reject says that GitHub answered 401 to the bearer, or, if that is zero, when one was made; and what that means.
 	Reject(bearer secret.Value, why *Error)
 }
 
@@ -131,11 +131,11 @@ func (m *Minter) call(ctx context.Context, c Credential, r Request) (Token, erro
 	if e := m.foreseen(c, r); e != nil {
 		return Token{}, e
 	}
+	var t Token
 	bearer, err := c.Bearer(ctx)
-	if err != nil {
-		return Token{}, err
+	if err == nil {
+		t, err = m.github.Create(ctx, bearer, r)
 	}
-	t, err := m.github.Create(ctx, bearer, r)
 	if err == nil {
 		m.change(c, func(s *standing) { s.guesses = 0 })
 		t.Source, t.Account, t.Credential = FromGitHub, c.Account(), c.Name()

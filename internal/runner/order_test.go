@@ -80,7 +80,7 @@ func interleave(t *testing.T, random *rand.Rand) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		return secret.New(fmt.Sprint("pat-", pat)), nil
-	})
+	}, nil, nil)
 	minter := NewMinter(set, p)
 	cache := NewCache(minter, minter.Refused, 50*time.Minute)
 	var requests []Request

@@ -41,6 +41,17 @@ func (p Policy) Allows(t Target) bool {
 	return t.path != "" && (p.allowed[t.path] || p.allowed[parent+"*"])
 }
 
+// Covers reports whether p allows all that other allows.
+func (p Policy) Covers(other Policy) bool {
+	for entry := range other.allowed {
+		parent := entry[:strings.LastIndexByte(entry, '/')+1]
+		if !p.allowed[entry] && !p.allowed[parent+"*"] {
+			return false
+		}
+	}
+	return true
+}
+
 func isEntry(s string) bool {
 	if parent, ok := strings.CutSuffix(s, "/*"); ok {
 		return isTarget(parent + "/x") // any name will do

@@ -37,6 +37,18 @@ func (t Target) Scope() string {
 	return scope
 }
 
+// Owner returns the account that the target belongs to: an organization or user, or an enterprise.
+func (t Target) Owner() string {
+	_, rest, _ := strings.Cut(t.path, "/")
+	owner, _, _ := strings.Cut(rest, "/")
+	return owner
+}
+
+// Repository returns the name of the repository, if the target is one.
+func (t Target) Repository() (name string, ok bool) {
+	return strings.CutPrefix(t.path, "repos/"+t.Owner()+"/")
+}
+
 // URLPath returns the path under which github.com, or a GitHub Enterprise host, shows the target: /acme/widgets.
 func (t Target) URLPath() string {
 	path := "/" + t.path

@@ -80,7 +80,7 @@ func inWorld(t *testing.T, minLife time.Duration, f func(w *world)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.minter = NewMinter(credential.NewSet(5*time.Minute, w.secrets.fetch), &w.github)
+		w.minter = NewMinter(credential.NewSet(5*time.Minute, w.secrets.fetch, nil, nil), &w.github)
 		w.cache = NewCache(w.minter, w.minter.Refused, minLife)
 		w.issuer = &Issuer{Policy: policy, Upstream: w.cache}
 		f(w)
