@@ -7,10 +7,15 @@ package main
 import (
 	"archive/zip"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
 	"flag"
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -21,6 +26,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"runner-token-broker/internal/local/github"
+	"runner-token-broker/internal/local/kms"
 	"runner-token-broker/internal/local/lambda"
 	"runner-token-broker/internal/local/secretsmanager"
 	"runner-token-broker/internal/secret"
@@ -36,14 +42,21 @@ func main() {
 	}
 }
 
-// contender is one of the two that are compared.
+// contender is one of those that are compared.
 type contender struct {
+	name     string
 	function lambda.Function
-	event    string
+	events   []string // the first makes the token
 
-	starts, calls []time.Duration
-	memory        int64 // bytes, the largest peak
+	starts, first []time.Duration
+	warm          map[string][]time.Duration // by event
+	memory        int64                      // bytes, the largest peak
 }
+
+const (
+	direct = `{"target":"orgs/acme"}`
+	sample = "events/http-api-v2-org-registration-token.json"
+)
 
 func bench(starts, calls int) error {
 	dir, err := os.MkdirTemp("", "bench")
@@ -58,66 +71,133 @@ func bench(starts, calls int) error {
 	if err := build(hello, "", "./internal/local/bench/hello"); err != nil {
 		return err
 	}
-
-	pat := secret.New("ghp_bench")
-	credentials := aws.Credentials{AccessKeyID: "AKIDBENCH", SecretAccessKey: "bench"}
-	secrets := secretsmanager.New("us-east-1", credentials)
-	secrets.Put("github-pat", pat)
-	sm, gh := httptest.NewServer(secrets), httptest.NewServer(github.New(pat))
-	defer sm.Close()
-	defer gh.Close()
-
-	env := map[string]string{
-		"GITHUB_SECRET_ID": "github-pat", "ALLOWED_TARGETS": "orgs/acme", "GITHUB_API_URL": gh.URL,
-		"AWS_ENDPOINT_URL_SECRETS_MANAGER": sm.URL,
+	http, err := os.ReadFile(sample)
+	if err != nil {
+		return err
 	}
-	token := &contender{
-		event:    `{"target":"orgs/acme"}`,
-		function: lambda.Function{Path: function, Credentials: credentials, Env: env},
+	env, credentials, stop, err := world()
+	if err != nil {
+		return err
 	}
-	world := &contender{event: `{}`, function: lambda.Function{Path: hello, Credentials: credentials}}
+	defer stop()
 
+	all := []*contender{{name: "hello world", function: lambda.Function{Path: hello, Credentials: credentials}}}
+	for _, kind := range []string{"PAT", "App", "KMS"} {
+		with := maps.Clone(env)
+		with["GITHUB_SECRET_ID"] = kind
+		all = append(all, &contender{name: kind, function: lambda.Function{
+			Path: function, Credentials: credentials, Env: with,
+		}})
+	}
+	for _, c := range all {
+		c.events, c.warm = []string{direct, string(http)}, map[string][]time.Duration{}
+	}
 	for range starts {
-		for _, c := range []*contender{token, world} {
-			if err := c.run(1); err != nil {
+		for _, c := range all {
+			if err := c.run(0); err != nil {
 				return err
 			}
 		}
 	}
-	const rounds = 10 // in turns, so that both run under the same load
+	const rounds = 10 // in turns, so that all run under the same load
 	for range rounds {
-		for _, c := range []*contender{token, world} {
+		for _, c := range all[:2] {
 			if err := c.run(calls / rounds); err != nil {
 				return err
 			}
 		}
 	}
 
-	fmt.Printf("%-44s %12s %12s %7s\n", "", "function", "hello world", "ratio")
-	row := func(name string, of func(*contender) float64, format string) {
-		a, b := of(token), of(world)
-		fmt.Printf("%-44s %12s %12s %7.2f\n", name, fmt.Sprintf(format, a), fmt.Sprintf(format, b), a/b)
+	fmt.Printf("%-38s", "")
+	for _, c := range all {
+		fmt.Printf(" %22s", c.name)
 	}
-	row("process start to first /next, median", func(c *contender) float64 { return median(c.starts) }, "%.2f ms")
-	row("warm round trip (cached answer), median", func(c *contender) float64 { return median(c.calls) }, "%.3f ms")
-	row("peak memory", func(c *contender) float64 { return float64(c.memory) / (1 << 20) }, "%.1f MB")
+	fmt.Println()
+	// In brackets is the ratio to the contender that is the measure.
+	row := func(name, format string, measure *contender, of func(*contender) float64) {
+		fmt.Printf("%-38s", name)
+		for _, c := range all {
+			if value := of(c); value > 0 {
+				fmt.Printf(" %22s", fmt.Sprintf(format+" (%.2f)", value, value/of(measure)))
+			} else {
+				fmt.Printf(" %22s", "")
+			}
+		}
+		fmt.Println()
+	}
+	world, pat := all[0], all[1]
+	row("process start to first /next, median", "%.2f ms", world, func(c *contender) float64 { return median(c.starts) })
+	row("first answer (makes the token), median", "%.1f ms", pat, func(c *contender) float64 {
+		if c == world {
+			return 0
+		}
+		return median(c.first)
+	})
+	row("warm answer, direct, median", "%.3f ms", world, func(c *contender) float64 { return median(c.warm[direct]) })
+	row("warm answer, HTTP, median", "%.3f ms", world, func(c *contender) float64 { return median(c.warm[string(http)]) })
+	row("peak memory", "%.1f MB", world, func(c *contender) float64 {
+		if len(c.warm) == 0 { // too few calls to compare
+			return 0
+		}
+		return float64(c.memory) / (1 << 20)
+	})
 	for _, arch := range []string{"arm64", "amd64"} {
-		var sizes [2]float64
-		for i, pkg := range []string{"./functions/token", "./internal/local/bench/hello"} {
+		sizes := map[string]float64{}
+		for _, pkg := range []string{"./functions/token", "./internal/local/bench/hello"} {
 			path := filepath.Join(dir, "bootstrap")
 			if err := build(path, arch, pkg); err != nil {
 				return err
 			}
-			if sizes[i], err = zipped(path); err != nil {
+			if sizes[pkg], err = zipped(path); err != nil {
 				return err
 			}
 		}
-		fmt.Printf("%-44s %9.2f MB %9.2f MB %7.2f\n", "zip, "+arch, sizes[0], sizes[1], sizes[0]/sizes[1])
+		row("zip, "+arch, "%.2f MB", world, func(c *contender) float64 {
+			switch c {
+			case world:
+				return sizes["./internal/local/bench/hello"]
+			case pat:
+				return sizes["./functions/token"]
+			}
+			return 0
+		})
 	}
 	return nil
 }
 
-// run starts the function once and invokes it. The first invocation makes the token, and is not counted.
+// world starts what the function calls, with a secret for each kind of credential: PAT, App, and KMS, which is an App
+// whose key is there.
+func world() (env map[string]string, credentials aws.Credentials, stop func(), err error) {
+	pat := secret.New("ghp_bench")
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, credentials, nil, err
+	}
+	credentials = aws.Credentials{AccessKeyID: "AKIDBENCH", SecretAccessKey: "bench"}
+	gh, secrets, keys := github.New(pat), secretsmanager.New("us-east-1", credentials), kms.New("us-east-1", credentials)
+	gh.PutApp(github.App{ID: 1, ClientID: "Iv1.bench", Keys: []*rsa.PublicKey{&key.PublicKey},
+		Installations: []github.Installation{{
+			ID: 1, Owner: "acme", Permissions: map[string]string{"organization_self_hosted_runners": "write"},
+		}}})
+	keys.Put("alias/bench", kms.Key{Private: key})
+	text := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
+	secrets.Put("PAT", pat)
+	secrets.Put("App", secret.New(fmt.Sprintf(`{"client_id":"Iv1.bench","private_key":%q}`, text)))
+	secrets.Put("KMS", secret.New(`{"client_id":"Iv1.bench","kms_key_id":"alias/bench"}`))
+
+	servers := []*httptest.Server{httptest.NewServer(gh), httptest.NewServer(secrets), httptest.NewServer(keys)}
+	env = map[string]string{
+		"ALLOWED_TARGETS": "orgs/acme", "GITHUB_API_URL": servers[0].URL,
+		"AWS_ENDPOINT_URL_SECRETS_MANAGER": servers[1].URL, "AWS_ENDPOINT_URL_KMS": servers[2].URL,
+	}
+	return env, credentials, func() {
+		for _, s := range servers {
+			s.Close()
+		}
+	}, nil
+}
+
+// run starts the function once and invokes it: first to make the token, then calls times with each event.
 func (c *contender) run(calls int) error {
 	service, err := lambda.Start(c.function)
 	if err != nil {
@@ -129,17 +209,26 @@ func (c *contender) run(calls int) error {
 	if err := service.Ready(ctx); err != nil {
 		return err
 	}
-	for i := range calls + 1 {
+	invoke := func(event string) (time.Duration, error) {
 		start := time.Now()
-		result, err := service.Invoke(ctx, []byte(c.event))
-		if err != nil {
-			return err
+		result, err := service.Invoke(ctx, []byte(event))
+		if err == nil && result.FunctionError != "" {
+			err = fmt.Errorf("%s: %s", c.name, result.Payload)
 		}
-		if result.FunctionError != "" {
-			return fmt.Errorf("%s: %s", c.function.Path, result.Payload)
-		}
-		if i > 0 {
-			c.calls = append(c.calls, time.Since(start))
+		return time.Since(start), err
+	}
+	first, err := invoke(c.events[0])
+	if err != nil {
+		return err
+	}
+	c.first = append(c.first, first)
+	for range calls {
+		for _, event := range c.events {
+			took, err := invoke(event)
+			if err != nil {
+				return err
+			}
+			c.warm[event] = append(c.warm[event], took)
 		}
 	}
 	process := service.Processes()[0]
@@ -189,6 +278,9 @@ func (c *counter) Write(p []byte) (int, error) {
 
 // median returns it in milliseconds.
 func median(d []time.Duration) float64 {
+	if len(d) == 0 {
+		return 0
+	}
 	slices.Sort(d)
 	return float64(d[len(d)/2]) / float64(time.Millisecond)
 }
