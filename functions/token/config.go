@@ -23,6 +23,7 @@ type config struct {
 	roots        *x509.CertPool // of GitHub's server; nil: the system's
 	tokenMinLife time.Duration
 	samLocal     bool
+	function     string // whose metrics are in the log; "": none are
 }
 
 // loadConfig reads the settings. Its error names every problem.
@@ -78,6 +79,16 @@ func loadConfig(getenv func(string) string) (config, error) {
 		return err
 	})
 	c.samLocal = getenv("AWS_SAM_LOCAL") == "true"
+	setting("METRICS", "on", func(s string) error {
+		switch s {
+		case "on":
+			c.function = cmp.Or(getenv("AWS_LAMBDA_FUNCTION_NAME"), "token")
+		case "off":
+		default:
+			return fmt.Errorf("%.40q is neither on nor off", s)
+		}
+		return nil
+	})
 
 	// The libraries read these themselves, as they are, and do not complain.
 	read := func(check func(string) error, names ...string) {

@@ -60,6 +60,7 @@ func newHandler(ctx context.Context, getenv func(string) string, logger *slog.Lo
 			Upstream: runner.NewCache(minter, minter.Refused, cfg.tokenMinLife),
 		},
 		Log:      logger,
+		Function: cfg.function,
 		SAMLocal: cfg.samLocal,
 	}, nil
 }

@@ -84,6 +84,7 @@ func (c *Client) once(
 	a := answered{asked: time.Now().Round(0)}
 	var body bytes.Buffer
 	resp, err := c.client.Do(req, &body)
+	runner.MeterOf(ctx).GitHub(time.Since(a.asked))
 	if resp == nil {
 		return answered{}, true, network.Refuse("no answer from GitHub", err, call.bearer)
 	}

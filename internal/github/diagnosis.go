@@ -304,8 +304,21 @@ func retryAfter(h http.Header) time.Duration {
 func trace(h http.Header, bearer secret.Value) runner.Trace {
 	return runner.Trace{
 		RequestID:          secret.Text(h.Get(gogithub.HeaderRequestID), bearer),
+		RateLimit:          secret.Text(h.Get(gogithub.HeaderRateLimit), bearer),
 		RateLimitRemaining: secret.Text(h.Get(gogithub.HeaderRateRemaining), bearer),
+		CredentialExpires:  expiration(h.Get("GitHub-Authentication-Token-Expiration")),
 	}
+}
+
+// expiration parses when the credential expires. GitHub has two layouts (google/go-github#2649). A credential without an
+// end has no header.
+func expiration(header string) time.Time {
+	for _, layout := range []string{"2006-01-02 15:04:05 MST", "2006-01-02 15:04:05 -0700"} {
+		if t, err := time.Parse(layout, header); err == nil {
+			return t.UTC()
+		}
+	}
+	return time.Time{}
 }
 
 // notable lists the headers that tell an operator which right is missing.

@@ -31,6 +31,9 @@ type Handler struct {
 	Issuer Issuer
 	Log    *slog.Logger // of NewLog; gets one record an invocation
 
+	// Function is the function's name, with which each line has metrics; "" leaves them out.
+	Function string
+
 	// SAMLocal lets HTTP events without an IAM identity pass: SAM local does not emulate IAM.
 	SAMLocal bool
 }
@@ -42,6 +45,8 @@ func (h *Handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	start := time.Now()
 	e := decode(payload)
 	c, err := h.command(e)
+	meter := new(runner.Meter)
+	ctx = runner.WithMeter(ctx, meter)
 	var token runner.Token
 	if err == nil {
 		token, err = h.issue(ctx, start, c.request)
@@ -51,7 +56,10 @@ func (h *Handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 		refused, token = runner.AsError(err), runner.Token{}
 	}
 	id := requestID(ctx)
-	r := record{requestID: id, event: e, request: c.request, token: token, refused: refused, took: time.Since(start)}
+	r := record{
+		requestID: id, event: e, request: c.request, token: token, refused: refused, took: time.Since(start),
+		meter: meter, function: h.Function,
+	}
 	h.Log.LogAttrs(ctx, r.level(), r.message(), slog.Any("", r))
 	if e.gateway != nil {
 		return httpReply(id, c, token, refused)

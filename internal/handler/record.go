@@ -17,6 +17,8 @@ type record struct {
 	token     runner.Token   // zero if there is none
 	refused   *runner.Error  // nil if there is one
 	took      time.Duration
+	meter     *runner.Meter
+	function  string // whose metrics are in the line; "": none are
 }
 
 // NewLog returns a logger that writes one line of JSON for each record. Lambda's level filter reads the names "level"
@@ -86,11 +88,17 @@ func (r record) LogValue() slog.Value {
 	text("credential", credential)
 	text("github_request_id", trace.RequestID)
 	text("ratelimit_remaining", trace.RateLimitRemaining)
+	if expires := trace.CredentialExpires; !expires.IsZero() {
+		text("credential_expires_at", expires.Format(time.RFC3339))
+	}
 	attrs = append(attrs, slog.Float64("duration_ms", float64(r.took.Microseconds())/1000))
 	if failure != nil {
 		e := runner.AsError(failure)
 		text("cause", e.Cause)
 		text("error", e.Operator())
+	}
+	if r.function != "" {
+		attrs = append(attrs, r.metrics(trace)...)
 	}
 	return slog.GroupValue(attrs...)
 }

@@ -166,7 +166,7 @@ func (p *problems) targets(s *settings) {
 	default:
 		allowed = target
 	}
-	s.env = map[string]string{"ALLOWED_TARGETS": allowed}
+	s.env = map[string]string{"ALLOWED_TARGETS": allowed, "METRICS": "off"} // nobody counts them here
 
 	if s.mode == "run" { // for the example
 		target = cmp.Or(target, firstOf(allowed))
@@ -181,11 +181,11 @@ func (p *problems) targets(s *settings) {
 
 // forward gives the function those of its own settings that are in the environment.
 func (p *problems) forward(s *settings) {
-	names := []string{"GITHUB_API_VERSION", "SECRET_TTL", "TOKEN_MIN_LIFE"}
+	names := []string{"GITHUB_API_VERSION", "METRICS", "SECRET_TTL", "TOKEN_MIN_LIFE"}
 	if !s.pat.IsZero() {
 		// The real GitHub may need these. In Go, loopback goes through no proxy.
-		names = append(names, "GITHUB_API_URL", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
-			"SSL_CERT_FILE", "SSL_CERT_DIR")
+		names = append(names, "GITHUB_API_URL", "GITHUB_CA_CERTIFICATES", "HTTPS_PROXY", "https_proxy", "NO_PROXY",
+			"no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
 	}
 	for _, name := range names {
 		if value := p.getenv(name); value != "" {

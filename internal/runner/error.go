@@ -73,8 +73,10 @@ type Error struct {
 
 // Trace is what a log should keep of an answer of GitHub's.
 type Trace struct {
-	RequestID          string // x-github-request-id
-	RateLimitRemaining string // x-ratelimit-remaining
+	RequestID          string    // x-github-request-id
+	RateLimit          string    // x-ratelimit-limit
+	RateLimitRemaining string    // x-ratelimit-remaining
+	CredentialExpires  time.Time // github-authentication-token-expiration; zero if the credential does not expire
 }
 
 // Operator returns the text for the operator.

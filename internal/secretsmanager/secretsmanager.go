@@ -36,7 +36,9 @@ func (s *Secret) Fetch(ctx context.Context) (secret.Value, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	id := string(s.id)
+	start := time.Now()
 	out, err := s.client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &id})
+	runner.MeterOf(ctx).SecretsManager(time.Since(start))
 	switch {
 	case err != nil:
 		return secret.Value{}, refusal(err)
