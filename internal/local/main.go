@@ -1,6 +1,7 @@
 // Command local runs the function on a laptop. For make token and make run it starts the built binary behind a local
 // Lambda and API Gateway, with a local Secrets Manager. GitHub is a stand-in, or the real one if GITHUB_PAT is in the
-// environment. For make sam-invoke and make sam-api it starts Secrets Manager and GitHub alone: SAM runs the function.
+// environment, or GITHUB_APP_ID and GITHUB_APP_KEY_FILE. For make sam-invoke and make sam-api it starts Secrets Manager
+// and GitHub alone: SAM runs the function.
 //
 // It does not know the template: IAM policies, alarms and all else that CloudFormation makes are seen on AWS only, and
 // make run throttles as THROTTLE says. The packages beside it say what each of them leaves out.

@@ -3,9 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net"
 	"net/http"
@@ -23,6 +31,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
 	"runner-token-broker/internal/local/github"
 	"runner-token-broker/internal/local/output"
@@ -269,7 +278,7 @@ func TestPATReachesGitHubAndNothingElse(t *testing.T) {
 	t.Run("function", func(t *testing.T) {
 		t.Parallel()
 		status, _, stderr := execute(t.Context(), env, "token", self)
-		if status != 1 || !strings.Contains(stderr, "GITHUB_SECRET_ID=local/github-pat") ||
+		if status != 1 || !strings.Contains(stderr, "GITHUB_SECRET_ID=local/github") ||
 			!strings.Contains(stderr, "https_proxy="+proxy) {
 			t.Fatalf("exit %d: %s", status, stderr)
 		}
@@ -281,9 +290,171 @@ func TestPATReachesGitHubAndNothingElse(t *testing.T) {
 		t.Parallel()
 		env := environ{"https_proxy": proxy, "SSL_CERT_FILE": "/x"}
 		_, _, stderr := execute(t.Context(), env, "token", self)
-		if !strings.Contains(stderr, "GITHUB_SECRET_ID=local/github-pat") ||
+		if !strings.Contains(stderr, "GITHUB_SECRET_ID=local/github") ||
 			strings.Contains(stderr, "https_proxy=") || strings.Contains(stderr, "SSL_CERT_FILE=") {
 			t.Errorf("it needs no proxy for the stand-in: %s", stderr)
+		}
+	})
+}
+
+var appKey = sync.OnceValue(func() *rsa.PrivateKey { return newRSA(2048) })
+
+func newRSA(bits int) *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		panic(err)
+	}
+	return key
+}
+
+// file returns the name of a file with the blocks in PEM.
+func file(t *testing.T, blocks ...*pem.Block) string {
+	t.Helper()
+	var text []byte
+	for _, block := range blocks {
+		text = append(text, pem.EncodeToMemory(block)...)
+	}
+	name := filepath.Join(t.TempDir(), "app.pem")
+	if err := os.WriteFile(name, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func pkcs1(key *rsa.PrivateKey) *pem.Block {
+	return &pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}
+}
+
+func pkcs8(t *testing.T, key crypto.PrivateKey) *pem.Block {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &pem.Block{Type: "PRIVATE KEY", Bytes: der}
+}
+
+func TestWrongAppIsNamedWithTheRemedy(t *testing.T) {
+	t.Parallel()
+	const id = "Iv23liExample"
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := file(t, pkcs1(appKey()))
+	cut := file(t, pkcs1(appKey()))
+	if err := os.Truncate(cut, 800); err != nil {
+		t.Fatal(err)
+	}
+	short := pkcs1(appKey())
+	short.Bytes = short.Bytes[:800]
+	for _, test := range []struct {
+		name     string
+		env      environ // besides TARGET
+		want     string
+		problems int
+	}{
+		{"PAT and App", environ{"GITHUB_PAT": "ghp_x", "GITHUB_APP_ID": id, "GITHUB_APP_KEY_FILE": good},
+			"GITHUB_PAT is set, and so is GITHUB_APP_ID", 1},
+		{"PAT and key", environ{"GITHUB_PAT": "ghp_x", "GITHUB_APP_KEY_FILE": good}, "GITHUB_PAT is set", 1},
+		{"no key", environ{"GITHUB_APP_ID": id}, "GITHUB_APP_KEY_FILE: ", 1},
+		{"no ID", environ{"GITHUB_APP_KEY_FILE": good}, "GITHUB_APP_ID is not set", 1},
+		{"blank in the ID", environ{"GITHUB_APP_ID": "Iv23li Example", "GITHUB_APP_KEY_FILE": good},
+			`a "client_id" with characters`, 1},
+		{"no such file", environ{"GITHUB_APP_ID": id, "GITHUB_APP_KEY_FILE": "missing.pem"}, "open missing.pem", 1},
+		{"folder", environ{"GITHUB_APP_ID": id, "GITHUB_APP_KEY_FILE": "."}, "is a directory", 1},
+		{"not PEM", environ{"GITHUB_APP_ID": id, "GITHUB_APP_KEY_FILE": "main.go"},
+			"GITHUB_APP_KEY_FILE=main.go: the secret has a \"private_key\" that is not PEM", 1},
+		{"key cut off", environ{"GITHUB_APP_ID": id, "GITHUB_APP_KEY_FILE": cut}, "or is cut off", 1},
+		{"key cut off before it was PEM", environ{"GITHUB_APP_ID": id, "GITHUB_APP_KEY_FILE": file(t, short)},
+			"is it cut off", 1},
+		{"public key", environ{"GITHUB_APP_ID": id, "GITHUB_APP_KEY_FILE": file(t, &pem.Block{
+			Type: "RSA PUBLIC KEY", Bytes: x509.MarshalPKCS1PublicKey(&appKey().PublicKey)})},
+			"store the .pem file of the App's page", 1},
+		{"key on an elliptic curve", environ{"GITHUB_APP_ID": id, "GITHUB_APP_KEY_FILE": file(t, pkcs8(t, ec))},
+			"is not RSA", 1},
+		{"short key", environ{"GITHUB_APP_ID": id, "GITHUB_APP_KEY_FILE": file(t, pkcs1(newRSA(1024)))},
+			"of 1024 bits", 1},
+		{"everything", environ{"GITHUB_APP_KEY_FILE": "missing.pem", "TARGET": "acme"}, "open missing.pem", 3},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			env := environ{"TARGET": "orgs/acme"}
+			maps.Copy(env, test.env)
+			status, stdout, stderr := execute(t.Context(), env, "token", "x")
+			if status != 2 || stdout != "" || !strings.Contains(stderr, test.want) ||
+				strings.Count(stderr, "\n") != test.problems {
+				t.Errorf("exit %d, stdout %q, %d lines:\n%s, want %s", status, stdout, strings.Count(stderr, "\n"), stderr,
+					test.want)
+			}
+			text, _ := os.ReadFile(env["GITHUB_APP_KEY_FILE"])
+			for line := range strings.Lines(string(text)) {
+				if line = strings.TrimSpace(line); len(line) == 64 && strings.Contains(stderr, line) {
+					t.Error("the key is printed")
+				}
+			}
+		})
+	}
+}
+
+func TestAppIsInTheSecretAlone(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, id string
+		key      *pem.Block
+		want     map[string]any // besides the key
+	}{
+		{"client ID", "Iv23liExample", pkcs1(appKey()), map[string]any{"client_id": "Iv23liExample"}},
+		{"App ID", "1234", pkcs8(t, appKey()), map[string]any{"app_id": "1234"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			env := environ{"GITHUB_APP_ID": test.id, "GITHUB_APP_KEY_FILE": file(t, test.key), "TARGET": "orgs/acme"}
+			s, err := parseSettings([]string{"token", "x"}, func(name string) string { return env[name] })
+			if err != nil {
+				t.Fatal(err)
+			}
+			var st stack
+			defer st.close()
+			var said bytes.Buffer
+			role, err := st.standIns(s, "127.0.0.1", log.New(&said, "", 0))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.env["GITHUB_API_URL"] != "" || said.String() != "GitHub is the real one\n" {
+				t.Errorf("GitHub is %q: %s", s.env["GITHUB_API_URL"], &said)
+			}
+			sm := secretsmanager.New(secretsmanager.Options{
+				Region:       region,
+				BaseEndpoint: aws.String(s.env["AWS_ENDPOINT_URL_SECRETS_MANAGER"]),
+				Credentials:  aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return role, nil }),
+			})
+			out, err := sm.GetSecretValue(t.Context(),
+				&secretsmanager.GetSecretValueInput{SecretId: aws.String(s.env["GITHUB_SECRET_ID"])})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var held map[string]any
+			if err := json.Unmarshal([]byte(aws.ToString(out.SecretString)), &held); err != nil {
+				t.Fatal(err)
+			}
+			if held["private_key"] != string(pem.EncodeToMemory(test.key)) {
+				t.Error("the secret's private_key is not the file")
+			}
+			delete(held, "private_key")
+			if !maps.Equal(held, test.want) {
+				t.Errorf("besides the key, the secret holds %v, want %v", held, test.want)
+			}
+		})
+	}
+	// The test binary, as the function, prints its environment and arguments and ends.
+	t.Run("not in the function's environment", func(t *testing.T) {
+		t.Parallel()
+		name := file(t, pkcs1(appKey()))
+		env := environ{"GITHUB_APP_ID": "1234", "GITHUB_APP_KEY_FILE": name, "TARGET": "orgs/acme"}
+		_, _, stderr := execute(t.Context(), env, "token", self)
+		if !strings.Contains(stderr, "GITHUB_SECRET_ID=local/github") || strings.Contains(stderr, "GITHUB_APP") ||
+			strings.Contains(stderr, "PRIVATE KEY") {
+			t.Errorf("the App is in it, or it was not printed: %s", stderr)
 		}
 	})
 }
@@ -517,7 +688,7 @@ func TestSAMIsGivenWhatTheFunctionNeedsAndNoMore(t *testing.T) {
 		" --parameter-overrides Architecture=" + arch
 	standIns := []string{ // in the environment
 		`AWS_ENDPOINT_URL_SECRETS_MANAGER=http://localhost:\d+`, `AWS_ACCESS_KEY_ID=ASIA\w+`, `AWS_SESSION_TOKEN=\w+`,
-		"AWS_DEFAULT_REGION=us-east-1", "GITHUB_SECRET_ID=local/github-pat", "ALLOWED_TARGETS=orgs/acme",
+		"AWS_DEFAULT_REGION=us-east-1", "GITHUB_SECRET_ID=local/github", "ALLOWED_TARGETS=orgs/acme",
 	}
 	for _, test := range []struct {
 		name    string

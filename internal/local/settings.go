@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"runner-token-broker/internal/credential"
 	"runner-token-broker/internal/runner"
 	"runner-token-broker/internal/secret"
 )
@@ -24,7 +26,7 @@ type settings struct {
 	environments int
 	sessionToken bool              // whether the caller's keys are temporary
 	throttle     *rate.Limiter     // nil: none
-	pat          secret.Value      // zero: GitHub is the stand-in
+	credential   secret.Value      // what the secret holds; zero: GitHub is the stand-in
 	env          map[string]string // for the function
 
 	samCommand []string // "local", "invoke" and so on
@@ -61,7 +63,7 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 		s.samEnv, s.samFlags = getenv("SAM_ENV"), strings.Fields(getenv("SAM_FLAGS"))
 	}
 	if s.samEnv == "" { // the file says all that follows
-		s.pat = p.pat()
+		s.credential = p.credential()
 		p.targets(&s)
 		p.forward(&s)
 	}
@@ -127,16 +129,47 @@ func (p *problems) event() string {
 	return event
 }
 
-func (p *problems) pat() secret.Value {
-	pat := secret.New(p.getenv("GITHUB_PAT"))
-	switch {
-	case pat.IsZero() && p.getenv("GITHUB_API_URL") != "":
-		p.add("GITHUB_API_URL is set and GITHUB_PAT is not: put a personal access token for that GitHub into the " +
-			"environment variable GITHUB_PAT, or unset GITHUB_API_URL to use the stand-in")
-	case !pat.IsZero() && strings.TrimSpace(pat.Reveal()) == "":
+// credential returns what the secret shall hold for the real GitHub: a PAT, or an App's ID and key. It is zero without
+// either.
+func (p *problems) credential() secret.Value {
+	pat, id, file := p.getenv("GITHUB_PAT"), p.getenv("GITHUB_APP_ID"), p.getenv("GITHUB_APP_KEY_FILE")
+	switch isApp := id != "" || file != ""; {
+	case pat != "" && isApp:
+		p.add("GITHUB_PAT is set, and so is GITHUB_APP_ID or GITHUB_APP_KEY_FILE: unset what is not to be used")
+	case isApp:
+		return p.app(id, file)
+	case pat == "" && p.getenv("GITHUB_API_URL") != "":
+		p.add("GITHUB_API_URL is set, and GITHUB_PAT is not: put a personal access token for that GitHub into the " +
+			"environment variable GITHUB_PAT, or set GITHUB_APP_ID and GITHUB_APP_KEY_FILE, or unset GITHUB_API_URL to " +
+			"use the stand-in")
+	case pat != "" && strings.TrimSpace(pat) == "":
 		p.add("GITHUB_PAT is blank: put a personal access token into it, or unset it to use the stand-in for GitHub")
 	}
-	return pat
+	return secret.New(pat)
+}
+
+// app returns the App as the secret holds it. Its errors quote nothing of the key.
+func (p *problems) app(id, file string) secret.Value {
+	if id == "" {
+		p.add("GITHUB_APP_ID is not set: set it to the client ID or the App ID that the App's page shows")
+	}
+	key, err := os.ReadFile(file)
+	if err != nil {
+		p.add("GITHUB_APP_KEY_FILE: %w: set it to the .pem file that the App's page gave you", err)
+	}
+	if id == "" || err != nil {
+		return secret.Value{}
+	}
+	field := "client_id"
+	if _, err := strconv.ParseUint(id, 10, 64); err == nil {
+		field = "app_id"
+	}
+	text, _ := json.Marshal(map[string]string{field: id, "private_key": string(key)})
+	held := secret.New(string(text))
+	if _, err := credential.Parse(held); err != nil {
+		p.add("GITHUB_APP_ID=%s, GITHUB_APP_KEY_FILE=%s: %s", id, file, runner.AsError(err).Operator())
+	}
+	return held
 }
 
 // targets sets which request is made or shown, and which targets the function allows.
@@ -147,8 +180,8 @@ func (p *problems) targets(s *settings) {
 		if _, err := runner.ParseTarget(target); err != nil {
 			p.add("TARGET: %w; for example TARGET=repos/acme/widgets", err)
 		}
-	case s.mode == "token" && !s.pat.IsZero():
-		p.add("TARGET is required with GITHUB_PAT: set TARGET=orgs/ORG, TARGET=repos/OWNER/REPO or " +
+	case s.mode == "token" && !s.credential.IsZero():
+		p.add("TARGET is required with the real GitHub: set TARGET=orgs/ORG, TARGET=repos/OWNER/REPO or " +
 			"TARGET=enterprises/ENTERPRISE")
 	}
 	switch {
@@ -158,10 +191,10 @@ func (p *problems) targets(s *settings) {
 		}
 	case s.mode == "token":
 		allowed = cmp.Or(target, "orgs/acme")
-	case s.pat.IsZero():
+	case s.credential.IsZero():
 		allowed = strings.TrimSpace("orgs/acme repos/acme/* enterprises/acme-corp " + target)
 	case target == "":
-		p.add("ALLOWED_TARGETS is required with GITHUB_PAT: set ALLOWED_TARGETS='orgs/ORG repos/OWNER/*', " +
+		p.add("ALLOWED_TARGETS is required with the real GitHub: set ALLOWED_TARGETS='orgs/ORG repos/OWNER/*', " +
 			"or TARGET to allow one")
 	default:
 		allowed = target
@@ -182,7 +215,7 @@ func (p *problems) targets(s *settings) {
 // forward gives the function those of its own settings that are in the environment.
 func (p *problems) forward(s *settings) {
 	names := []string{"GITHUB_API_VERSION", "METRICS", "SECRET_TTL", "TOKEN_MIN_LIFE"}
-	if !s.pat.IsZero() {
+	if !s.credential.IsZero() {
 		// The real GitHub may need these. In Go, loopback goes through no proxy.
 		names = append(names, "GITHUB_API_URL", "GITHUB_CA_CERTIFICATES", "HTTPS_PROXY", "https_proxy", "NO_PROXY",
 			"no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")

@@ -21,7 +21,7 @@ import (
 
 const (
 	region   = "us-east-1"
-	secretID = "local/github-pat"
+	secretID = "local/github"
 )
 
 // stack is everything that runs.
@@ -86,13 +86,14 @@ func start(ctx context.Context, s settings, stderr io.Writer) (_ *stack, err err
 	return st, nil
 }
 
-// standIns starts at host what the function calls: a Secrets Manager with the PAT and, without a PAT, a GitHub. It adds
-// to s.env how to reach them. It returns the credentials of the function's role; Secrets Manager answers to no others.
+// standIns starts at host what the function calls: a Secrets Manager with the credential and, without one, a GitHub. It
+// adds to s.env how to reach them. It returns the credentials of the function's role; Secrets Manager answers to no
+// others.
 func (st *stack) standIns(s settings, host string, say *log.Logger) (role aws.Credentials, err error) {
-	pat := s.pat
-	if pat.IsZero() {
-		pat = secret.New("ghp_" + rand.Text())
-		gh := github.New(pat)
+	credential := s.credential
+	if credential.IsZero() {
+		credential = secret.New("ghp_" + rand.Text())
+		gh := github.New(credential)
 		if s.env["GITHUB_API_URL"], err = st.serve(host+":0", gh); err != nil {
 			return role, err
 		}
@@ -102,14 +103,14 @@ func (st *stack) standIns(s settings, host string, say *log.Logger) (role aws.Cr
 			}
 		})
 		say.Print("GitHub is a stand-in, and its tokens join nothing. " +
-			"With GITHUB_PAT in the environment it is the real one.")
+			"With GITHUB_PAT in the environment, or GITHUB_APP_ID and GITHUB_APP_KEY_FILE, it is the real one.")
 	} else {
-		say.Print("GitHub is the real one, called with GITHUB_PAT")
+		say.Print("GitHub is the real one")
 	}
 
 	role = newTemporaryKey()
 	sm := secretsmanager.New(region, role)
-	sm.Put(secretID, pat)
+	sm.Put(secretID, credential)
 	s.env["GITHUB_SECRET_ID"] = secretID
 	s.env["AWS_ENDPOINT_URL_SECRETS_MANAGER"], err = st.serve(host+":0", sm)
 	return role, err
