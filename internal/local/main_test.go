@@ -459,6 +459,53 @@ func TestAppIsInTheSecretAlone(t *testing.T) {
 	})
 }
 
+func TestAppMakesATokenOfTheRealGitHub(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, id string
+		key      *pem.Block
+		target   string
+	}{
+		{"client ID", "Iv23liExample", pkcs1(appKey()), "orgs/acme"},
+		{"App ID", "1234", pkcs8(t, appKey()), "repos/acme/widgets"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			gh := github.New()
+			gh.PutApp(github.App{
+				ID: 1234, ClientID: "Iv23liExample", Keys: []*rsa.PublicKey{&appKey().PublicKey},
+				Installations: []github.Installation{{ID: 11, Owner: "acme", Permissions: map[string]string{
+					"organization_self_hosted_runners": "write", "administration": "write",
+				}}},
+			})
+			server := httptest.NewServer(gh)
+			t.Cleanup(server.Close)
+			env := environ{
+				"GITHUB_APP_ID":       test.id,
+				"GITHUB_APP_KEY_FILE": file(t, test.key),
+				"GITHUB_API_URL":      server.URL + "/api/v3",
+				"TARGET":              test.target,
+			}
+			status, stdout, stderr := execute(t.Context(), env, "token", function())
+			if status != 0 {
+				t.Fatalf("exit %d: %s%s", status, stdout, stderr)
+			}
+			tokens := gh.Tokens()
+			if last := tokens[len(tokens)-1].Reveal(); parse(t, stdout).Token != last {
+				t.Error("the token is not the one that this GitHub made")
+			}
+			for _, token := range tokens {
+				if strings.Contains(stderr, token.Reveal()) {
+					t.Error("a token or a JWT is printed")
+				}
+			}
+			if v := gh.Violations(); v != nil {
+				t.Errorf("violations: %q", v)
+			}
+		})
+	}
+}
+
 func TestFunctionThatCannotStartIsHeard(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"token", "run"} {
