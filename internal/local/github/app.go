@@ -66,14 +66,14 @@ func (s *Server) RevokeInstallationTokens() {
 	}
 }
 
-// owner returns the App that has the installation, and the installation. It needs s.mu.
-func (s *Server) owner(id int64) (*App, *Installation) {
+// installation returns nil if no App has it. It needs s.mu.
+func (s *Server) installation(id int64) *Installation {
 	for _, app := range s.apps {
 		if found := app.installation(id); found != nil {
-			return &app, found
+			return found
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // installation returns nil if the App does not have it.

@@ -195,9 +195,9 @@ func (s *Server) answer(r *http.Request, op operation) (*Answer, bearer) {
 
 // bearer is what a request comes with: a PAT, the JWT of an App, or the token of an installation.
 type bearer struct {
-	app          *App // for a JWT and for an installation
-	installation *Installation
-	grant        grant
+	app          *App          // whose JWT it is
+	installation *Installation // whose token it is
+	grant        grant         // of that token
 }
 
 // authenticate finds out what r comes with.
@@ -209,11 +209,11 @@ func (s *Server) authenticate(r *http.Request, op operation) (bearer, *Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if g, ok := s.grants[token.SHA256()]; ok {
-		app, installation := s.owner(g.installation)
+		installation := s.installation(g.installation)
 		if installation == nil || installation.Suspended || !time.Now().Before(g.expires) {
 			return bearer{}, Refusal(http.StatusUnauthorized, "Bad credentials")
 		}
-		return bearer{app, installation, g}, nil
+		return bearer{installation: installation, grant: g}, nil
 	}
 	switch {
 	case !ok:
@@ -236,7 +236,7 @@ func (s *Server) authorize(who bearer, op operation) *Answer {
 		return Refusal(http.StatusNotFound, "Not Found")
 	case op.kind == installationToken:
 		return who.app.refuse(op.installation, op.asked)
-	case op.kind == runnerToken && who.installation != nil && !who.grant.fits(*who.installation, op.target):
+	case who.installation != nil && !who.grant.fits(*who.installation, op.target):
 		return Refusal(http.StatusForbidden, "Resource not accessible by integration")
 	}
 	return nil
@@ -293,7 +293,7 @@ func ownHeader(op operation, who bearer) http.Header {
 	switch scope := op.target.Scope(); {
 	case who.installation != nil && permissions[scope] != "":
 		header.Set("X-Accepted-Github-Permissions", permissions[scope]+"=write")
-	case op.kind == runnerToken && who.app == nil:
+	case op.kind == runnerToken && who.installation == nil:
 		header.Set("X-Accepted-Oauth-Scopes", scopes[scope])
 		header.Set("X-Oauth-Scopes", "admin:org, manage_runners:enterprise, repo")
 	}
