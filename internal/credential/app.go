@@ -13,11 +13,14 @@ import (
 // Installations are GitHub's part in an App's credentials. Its errors are *runner.Error. It ends with the context and
 // is safe for concurrent use.
 type Installations interface {
-	// FindInstallation returns the number of the App's installation that has the target.
-	FindInstallation(ctx context.Context, jwt secret.Value, t runner.Target) (int64, error)
+	// FindInstallation returns the number of the App's installation that has the target. It asks for a JWT for each try:
+	// GitHub answers 404 to one that it has seen.
+	FindInstallation(
+		ctx context.Context, jwt func(context.Context) (secret.Value, error), t runner.Target,
+	) (int64, error)
 	// CreateInstallationToken makes a token that is good for the runners of the target alone, and says when it ends.
 	CreateInstallationToken(
-		ctx context.Context, jwt secret.Value, installation int64, t runner.Target,
+		ctx context.Context, jwt func(context.Context) (secret.Value, error), installation int64, t runner.Target,
 	) (secret.Value, time.Time, error)
 }
 
@@ -68,20 +71,14 @@ func (i installation) Bearer(ctx context.Context) (secret.Value, error) {
 	if !token.IsZero() {
 		return token, nil
 	}
+	jwt := func(ctx context.Context) (secret.Value, error) { return a.key.jwt(ctx, a.signer) }
 	cached := number != 0
 	for {
 		if number == 0 {
-			jwt, err := a.key.jwt(ctx, a.signer)
-			if err != nil {
-				return secret.Value{}, err
-			}
+			var err error
 			if number, err = a.github.FindInstallation(ctx, jwt, i.target); err != nil {
 				return secret.Value{}, err
 			}
-		}
-		jwt, err := a.key.jwt(ctx, a.signer)
-		if err != nil {
-			return secret.Value{}, err
 		}
 		madeAt := now()
 		token, expires, err := a.github.CreateInstallationToken(ctx, jwt, number, i.target)

@@ -24,7 +24,12 @@ type gitHub struct {
 	used                      []int64 // the installations that tokens were asked of
 }
 
-func (g *gitHub) FindInstallation(_ context.Context, jwt secret.Value, t runner.Target) (int64, error) {
+func (g *gitHub) FindInstallation(
+	ctx context.Context, jwt func(context.Context) (secret.Value, error), t runner.Target,
+) (int64, error) {
+	if _, err := jwt(ctx); err != nil {
+		return 0, err
+	}
 	g.finds++
 	if g.find != nil {
 		return 0, g.find
@@ -33,8 +38,11 @@ func (g *gitHub) FindInstallation(_ context.Context, jwt secret.Value, t runner.
 }
 
 func (g *gitHub) CreateInstallationToken(
-	_ context.Context, jwt secret.Value, installation int64, t runner.Target,
+	ctx context.Context, jwt func(context.Context) (secret.Value, error), installation int64, t runner.Target,
 ) (secret.Value, time.Time, error) {
+	if _, err := jwt(ctx); err != nil {
+		return secret.Value{}, time.Time{}, err
+	}
 	g.tokens++
 	g.used = append(g.used, installation)
 	switch {

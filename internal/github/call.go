@@ -24,8 +24,12 @@ type call struct {
 	method, path string
 	body         any // nil: none
 	bearer       secret.Value
+	jwt          JWT // makes the bearer of each try, where it may be sent once; nil: bearer is sent
 	target       runner.Target
 }
+
+// JWT makes a new JWT of a GitHub App. Its errors are *runner.Error.
+type JWT = func(context.Context) (secret.Value, error)
 
 // step is what a call is for: the same status means different things.
 type step int
@@ -71,6 +75,12 @@ func (c *Client) once(
 ) (_ answered, again bool, _ *runner.Error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // closes the connection; the library closes no body of a refusal
+	if call.jwt != nil {
+		var err error
+		if call.bearer, err = call.jwt(ctx); err != nil {
+			return answered{}, false, runner.AsError(err)
+		}
+	}
 	// One way for all, since the library has no method for an enterprise's remove token. It escapes nothing: that the
 	// path is what it seems rests on runner.ParseTarget.
 	req, err := c.client.NewRequest(ctx, call.method, call.path, call.body,

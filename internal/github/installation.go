@@ -12,13 +12,13 @@ import (
 	"runner-token-broker/internal/secret"
 )
 
-// FindInstallation returns the number of an App's installation that has the target. The JWT is the App's; see do for
-// tries and errors.
-func (c *Client) FindInstallation(ctx context.Context, jwt secret.Value, t runner.Target) (int64, error) {
+// FindInstallation returns the number of an App's installation that has the target. Each try has a JWT of its own; see
+// do for tries and errors.
+func (c *Client) FindInstallation(ctx context.Context, jwt JWT, t runner.Target) (int64, error) {
 	var answer struct {
 		ID int64 `json:"id"`
 	}
-	call := call{step: findInstallation, method: http.MethodGet, path: t.Path() + "/installation", bearer: jwt, target: t}
+	call := call{step: findInstallation, method: http.MethodGet, path: t.Path() + "/installation", jwt: jwt, target: t}
 	_, err := c.do(ctx, call, func(body []byte) error {
 		if json.Unmarshal(body, &answer) != nil || answer.ID <= 0 {
 			return errors.New("there is no installation in it")
@@ -32,10 +32,10 @@ func (c *Client) FindInstallation(ctx context.Context, jwt secret.Value, t runne
 // nothing else: https://docs.github.com/rest/apps/apps#create-an-installation-access-token-for-an-app. It returns the
 // token and its end.
 func (c *Client) CreateInstallationToken(
-	ctx context.Context, jwt secret.Value, installation int64, t runner.Target,
+	ctx context.Context, jwt JWT, installation int64, t runner.Target,
 ) (token secret.Value, expires time.Time, err error) {
 	_, err = c.do(ctx, call{
-		step: installationToken, method: http.MethodPost, body: narrow(t), bearer: jwt, target: t,
+		step: installationToken, method: http.MethodPost, body: narrow(t), jwt: jwt, target: t,
 		path: fmt.Sprintf("app/installations/%d/access_tokens", installation),
 	}, func(body []byte) (err error) {
 		token, expires, err = parseToken(body)

@@ -1,10 +1,13 @@
 package github
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +16,8 @@ import (
 )
 
 const appJWT = "eyJhbGciOi.eyJpc3MiOjEsImp0aSI6InRoaXNNdXN0Tm90QmVTZWVuIn0.thisMustNotBeSeen"
+
+func aJWT(context.Context) (secret.Value, error) { return secret.New(appJWT), nil }
 
 // appRefusals are answers to a GitHub App's own calls.
 var appRefusals = []struct {
@@ -70,9 +75,9 @@ func TestRefusalsOfAnAppsCallsAreClassified(t *testing.T) {
 			target := request(t, "orgs/acme", runner.RegistrationToken).Target
 			var err error
 			if test.step == findInstallation {
-				_, err = c.FindInstallation(t.Context(), secret.New(appJWT), target)
+				_, err = c.FindInstallation(t.Context(), aJWT, target)
 			} else {
-				_, _, err = c.CreateInstallationToken(t.Context(), secret.New(appJWT), 7, target)
+				_, _, err = c.CreateInstallationToken(t.Context(), aJWT, 7, target)
 			}
 			e := runner.AsError(err)
 			if err == nil || e.Code != test.code || e.Cause != test.cause || !strings.Contains(e.Error(), test.says) {
@@ -104,7 +109,7 @@ func TestAnInstallationTokenIsNarrowedToItsTarget(t *testing.T) {
 			t.Cleanup(srv.Close)
 			c := clientFor(t, srv.URL+"/api/v3", "2022-11-28", NewTransport(nil))
 			parsed := request(t, target, runner.RemoveToken).Target
-			token, expires, err := c.CreateInstallationToken(t.Context(), secret.New(appJWT), 7, parsed)
+			token, expires, err := c.CreateInstallationToken(t.Context(), aJWT, 7, parsed)
 			if err != nil || token.Reveal() != "ghs_x" || expires.Year() != 2099 {
 				t.Errorf("%s, %v, %v", token.Reveal(), expires, err)
 			}
@@ -113,5 +118,24 @@ func TestAnInstallationTokenIsNarrowedToItsTarget(t *testing.T) {
 				t.Errorf("sent %s, %s, %s", path, authorization, body)
 			}
 		})
+	}
+}
+
+// GitHub answers 404 to a JWT that it has seen.
+func TestEachTryOfAnAppsHasAJWTOfItsOwn(t *testing.T) {
+	t.Parallel()
+	var seen []string
+	c := newClient(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.Header.Get("Authorization"))
+		w.WriteHeader(http.StatusBadGateway)
+	}), "", "2022-11-28")
+	made := 0
+	jwt := func(context.Context) (secret.Value, error) {
+		made++
+		return secret.New(fmt.Sprint("jwt-", made)), nil
+	}
+	c.FindInstallation(t.Context(), jwt, request(t, "orgs/acme", runner.RegistrationToken).Target)
+	if want := []string{"Bearer jwt-1", "Bearer jwt-2", "Bearer jwt-3"}; !slices.Equal(seen, want) {
+		t.Errorf("sent %q, want %q", seen, want)
 	}
 }
