@@ -1,4 +1,4 @@
-// Every arrow points down: functions/token -> {handler, github, secretsmanager, kms, credential} -> network ->
+// Every arrow points down: functions/token -> {handler, github, secretsmanager, kms, credential, doctor} -> network ->
 // runner -> secret. The rooms of one floor do not know each other. Each alone sees the package from outside that it is
 // for.
 package architecture
@@ -15,14 +15,15 @@ const module = "runner-token-broker/"
 // rooms are the packages that are linked into the function, with the rooms that each may enter.
 var rooms = map[string][]string{
 	"functions/token": {
-		"internal/credential", "internal/github", "internal/handler", "internal/kms", "internal/network",
-		"internal/runner", "internal/secretsmanager",
+		"internal/credential", "internal/doctor", "internal/github", "internal/handler", "internal/kms",
+		"internal/network", "internal/runner", "internal/secretsmanager",
 	},
 	"internal/handler":        {"internal/runner", "internal/secret"},
 	"internal/github":         {"internal/network", "internal/runner", "internal/secret"},
 	"internal/secretsmanager": {"internal/network", "internal/runner", "internal/secret"},
 	"internal/kms":            {"internal/network", "internal/runner", "internal/secret"},
 	"internal/credential":     {"internal/runner", "internal/secret"},
+	"internal/doctor":         {"internal/runner"},
 	"internal/network":        {"internal/runner", "internal/secret"},
 	"internal/runner":         {"internal/secret"},
 	"internal/secret":         nil,

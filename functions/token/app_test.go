@@ -290,3 +290,37 @@ func TestAnotherKindOfCredentialIsPickedUp(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+func TestSelfCheckThroughTheWholeFunction(t *testing.T) {
+	t.Parallel()
+	s := startApp(t, nil)
+	s.github.PutApp(anApp(func(a *github.App) {
+		a.Installations[0].Permissions = map[string]string{"administration": "write"}
+	}))
+	s.calls++
+	result, err := s.lambda.Invoke(t.Context(), []byte(`{"check":true,"targets":["orgs/acme","repos/acme/widgets"]}`))
+	if err != nil || result.FunctionError != "" {
+		t.Fatalf("%s, %v", result.Payload, err)
+	}
+	var report struct {
+		Status   string
+		Findings []struct{ Subject, Status, Code, Cause, Evidence, Remedy string }
+	}
+	if err := json.Unmarshal(result.Payload, &report); err != nil {
+		t.Fatal(err)
+	}
+	statuses := map[string]string{}
+	for _, f := range report.Findings {
+		statuses[f.Subject] = f.Status
+		if f.Subject == "orgs/acme" && (f.Code != "CredentialForbidden" || f.Cause != "not-approved" || f.Remedy == "") {
+			t.Errorf("%+v", f)
+		}
+	}
+	want := map[string]string{
+		"settings": "ok", "orgs/acme": "failed", "repos/acme/widgets": "ok", "credential app": "ok", "quota of app": "ok",
+		"clock": "ok",
+	}
+	if report.Status != "failed" || !maps.Equal(statuses, want) {
+		t.Errorf("%s", result.Payload)
+	}
+}

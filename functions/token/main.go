@@ -13,6 +13,7 @@ import (
 	awssecretsmanager "github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
 	"runner-token-broker/internal/credential"
+	"runner-token-broker/internal/doctor"
 	"runner-token-broker/internal/github"
 	"runner-token-broker/internal/handler"
 	"runner-token-broker/internal/kms"
@@ -60,6 +61,7 @@ func newHandler(ctx context.Context, getenv func(string) string, logger *slog.Lo
 			Upstream: runner.NewCache(minter, minter.Refused, cfg.tokenMinLife),
 		},
 		Log:      logger,
+		Checker:  &doctor.Doctor{Policy: cfg.policy, Upstream: minter},
 		Function: cfg.function,
 		SAMLocal: cfg.samLocal,
 	}, nil

@@ -104,7 +104,7 @@ func (s *Set) store(entries []Entry, err error, t runner.Target) error {
 	defer s.mu.Unlock()
 	if err != nil {
 		if _, problem := s.find(t); s.entries != nil && problem != nil && problem.Code == runner.CredentialRejected {
-			return again(problem, "the secret could not be read again: %w", runner.AsError(err).Err)
+			return again(problem, "the secret could not be read again: %s", runner.AsError(err).Operator())
 		}
 		return err
 	}

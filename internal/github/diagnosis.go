@@ -307,7 +307,13 @@ func trace(h http.Header, bearer secret.Value) runner.Trace {
 		RateLimit:          secret.Text(h.Get(gogithub.HeaderRateLimit), bearer),
 		RateLimitRemaining: secret.Text(h.Get(gogithub.HeaderRateRemaining), bearer),
 		CredentialExpires:  expiration(h.Get("GitHub-Authentication-Token-Expiration")),
+		Date:               date(h.Get("Date")),
 	}
+}
+
+func date(header string) time.Time {
+	t, _ := http.ParseTime(header)
+	return t
 }
 
 // expiration parses when the credential expires. GitHub has two layouts (google/go-github#2649). A credential without an

@@ -11,11 +11,20 @@ import (
 	"runner-token-broker/internal/runner"
 )
 
-// command is what an event asks for. Only issuing a token can be asked for yet.
-type command struct {
-	request runner.Request
-	plain   bool // the answer is to be the bare token
+// command is what an event asks for: issue or check.
+type command interface{ command() }
+
+// issue asks for a token.
+type issue struct {
+	runner.Request
+	plain bool // the answer is to be the bare token
 }
+
+// check asks for a self-check of the targets; none means all that the policy names.
+type check struct{ targets []runner.Target }
+
+func (issue) command() {}
+func (check) command() {}
 
 var (
 	malformed  = runner.Cause{Name: "malformed-request", Code: runner.InvalidRequest}
@@ -38,32 +47,62 @@ func (h *Handler) command(e event) (command, error) {
 	case e.gateway != nil:
 		return h.httpCommand(e)
 	case e.fields == nil:
-		return command{}, refuse("the event is not a JSON object")
+		return nil, refuse("the event is not a JSON object")
+	case e.fields["check"] != nil:
+		return checkCommand(e.fields)
 	}
 	return directCommand(e.fields)
 }
 
-func directCommand(fields map[string]json.RawMessage) (command, error) {
-	target, kind, fresh := "", string(runner.RegistrationToken), false
-	known := map[string]any{"target": &target, "kind": &kind, "fresh": &fresh}
+// checkCommand takes {"check":true}, alone or with "targets".
+func checkCommand(fields map[string]json.RawMessage) (command, error) {
+	var names []string
+	if err := decodeFields(fields, map[string]any{"check": new(json.RawMessage), "targets": &names}); err != nil {
+		return nil, err
+	}
+	if string(fields["check"]) != "true" {
+		return nil, refuse("field check takes nothing but true")
+	}
+	var targets []runner.Target
+	for _, name := range names {
+		target, err := runner.ParseTarget(name)
+		if err != nil {
+			return nil, refuse("%w", err)
+		}
+		targets = append(targets, target)
+	}
+	return check{targets}, nil
+}
+
+// decodeFields reads the fields into what is known of them. An unknown field is an error: a typing error must not
+// become a default. null leaves the default.
+func decodeFields(fields map[string]json.RawMessage, known map[string]any) error {
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		value, ok := known[name]
 		if !ok {
-			return command{}, refuse("unknown field %.200q: there are target, kind and fresh", name)
+			return refuse("unknown field %.200q: there are %s", name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		}
-		if json.Unmarshal(fields[name], value) != nil { // null leaves the default
-			return command{}, refuse("field %s has the wrong type", name)
+		if json.Unmarshal(fields[name], value) != nil {
+			return refuse("field %s has the wrong type", name)
 		}
+	}
+	return nil
+}
+
+func directCommand(fields map[string]json.RawMessage) (command, error) {
+	target, kind, fresh := "", string(runner.RegistrationToken), false
+	if err := decodeFields(fields, map[string]any{"target": &target, "kind": &kind, "fresh": &fresh}); err != nil {
+		return nil, err
 	}
 	t, err := runner.ParseTarget(target)
 	if err != nil {
-		return command{}, refuse("%w", err)
+		return nil, refuse("%w", err)
 	}
 	k, err := runner.ParseKind(kind)
 	if err != nil {
-		return command{}, refuse("%w", err)
+		return nil, refuse("%w", err)
 	}
-	return command{request: runner.Request{Target: t, Kind: k, Fresh: fresh}}, nil
+	return issue{Request: runner.Request{Target: t, Kind: k, Fresh: fresh}}, nil
 }
 
 // httpCommand refuses in the order of the contract: the caller's identity, then the request's form.
@@ -71,21 +110,21 @@ func (h *Handler) httpCommand(e event) (command, error) {
 	g := e.gateway
 	switch method := g.method(); {
 	case g.caller() == "" && !h.SAMLocal:
-		return command{}, noIdentity.Refuse("the event has no IAM identity")
+		return nil, noIdentity.Refuse("the event has no IAM identity")
 	case e.invalid:
-		return command{}, refuse("the event is not one of API Gateway's")
+		return nil, refuse("the event is not one of API Gateway's")
 	case method != http.MethodPost:
-		return command{}, refuse("method %.20q is not POST", method)
+		return nil, refuse("method %.20q is not POST", method)
 	}
 	request, err := parsePath(g.path(), g.RequestContext.Stage)
 	if err != nil {
-		return command{}, refuse("%w", err)
+		return nil, refuse("%w", err)
 	}
 	if err := checkRoute(g.route(), request); err != nil {
-		return command{}, refuse("%w", err)
+		return nil, refuse("%w", err)
 	}
 	request.Fresh = hasNoCache(g.header("Cache-Control"))
-	return command{request: request, plain: prefersPlainText(g.header("Accept"))}, nil
+	return issue{Request: request, plain: prefersPlainText(g.header("Accept"))}, nil
 }
 
 const longestPath = 200 // bytes; of GitHub's, no path has more

@@ -26,10 +26,16 @@ type Issuer interface {
 	Issue(context.Context, runner.Request) (runner.Token, error)
 }
 
+// Checker checks the service; see doctor.Doctor.
+type Checker interface {
+	Check(context.Context, []runner.Target) (runner.Report, error)
+}
+
 // Handler answers invocations. It is safe for concurrent use.
 type Handler struct {
-	Issuer Issuer
-	Log    *slog.Logger // of NewLog; gets one record an invocation
+	Issuer  Issuer
+	Checker Checker
+	Log     *slog.Logger // of NewLog; gets one record an invocation
 
 	// Function is the function's name, with which each line has metrics; "" leaves them out.
 	Function string
@@ -42,44 +48,49 @@ type Handler struct {
 // JSON would get no code and no line.) A failed HTTP request is a reply. Only a failed direct invocation returns an
 // error, of type messages.InvokeResponse_Error.
 func (h *Handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
+	r := record{requestID: requestID(ctx), event: decode(payload), meter: new(runner.Meter), function: h.Function}
 	start := time.Now()
-	e := decode(payload)
-	c, err := h.command(e)
-	meter := new(runner.Meter)
-	ctx = runner.WithMeter(ctx, meter)
-	var token runner.Token
+	ctx, cancel := within(runner.WithMeter(ctx, r.meter), start)
+	defer cancel()
+	c, err := h.command(r.event)
 	if err == nil {
-		token, err = h.issue(ctx, start, c.request)
+		r.command = c
+		err = h.do(ctx, c, &r)
 	}
-	var refused *runner.Error
 	if err != nil {
-		refused, token = runner.AsError(err), runner.Token{}
+		r.refused = runner.AsError(err)
 	}
-	id := requestID(ctx)
-	r := record{
-		requestID: id, event: e, request: c.request, token: token, refused: refused, took: time.Since(start),
-		meter: meter, function: h.Function,
-	}
+	r.took = time.Since(start)
 	h.Log.LogAttrs(ctx, r.level(), r.message(), slog.Any("", r))
-	if e.gateway != nil {
-		return httpReply(id, c, token, refused)
+	if r.event.gateway != nil {
+		return httpReply(r)
 	}
-	return directReply(token, refused)
+	return directReply(r)
 }
 
-func (h *Handler) issue(ctx context.Context, start time.Time, r runner.Request) (_ runner.Token, err error) {
+// do carries out the command and puts what came of it into the record.
+func (h *Handler) do(ctx context.Context, c command, r *record) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = runner.Unclassified.Refuse("panic: %s\n%s", secret.Text(fmt.Sprint(p)), debug.Stack())
 		}
 	}()
+	switch c := c.(type) {
+	case issue:
+		r.token, err = h.Issuer.Issue(ctx, c.Request)
+	case check:
+		r.report, err = h.Checker.Check(ctx, c.targets)
+	}
+	return err
+}
+
+// within cuts every wait from the invocation's deadline.
+func within(ctx context.Context, start time.Time) (context.Context, context.CancelFunc) {
 	end := start.Add(maxWait)
 	if deadline, ok := ctx.Deadline(); ok && deadline.Add(-answerTime).Before(end) {
 		end = deadline.Add(-answerTime)
 	}
-	ctx, cancel := context.WithDeadline(ctx, end)
-	defer cancel()
-	return h.Issuer.Issue(ctx, r)
+	return context.WithDeadline(ctx, end)
 }
 
 // requestID returns Lambda's own id of the invocation.

@@ -640,3 +640,68 @@ func FuzzParsePath(f *testing.F) {
 		}
 	})
 }
+
+// checker records what it is asked to check.
+type checker struct {
+	targets []runner.Target
+	report  runner.Report
+	err     error
+}
+
+func (c *checker) Check(_ context.Context, targets []runner.Target) (runner.Report, error) {
+	c.targets = append(c.targets, targets...)
+	return c.report, c.err
+}
+
+func TestSelfCheckIsAnsweredByDirectInvocation(t *testing.T) {
+	t.Parallel()
+	for status, level := range map[runner.Status]string{
+		runner.OK: "INFO", runner.Warning: "WARN", runner.Failed: "ERROR",
+	} {
+		t.Run(string(status), func(t *testing.T) {
+			t.Parallel()
+			c := new(checker)
+			c.report.Add(runner.Finding{Subject: "orgs/acme", Status: status, Evidence: "x"})
+			h := &Handler{Issuer: good(), Checker: c, Function: "token"}
+			a := invoke(t, h, `{"check":true,"targets":["orgs/acme","repos/acme/widgets"]}`)
+			if a.err != nil || a.body != fmt.Sprintf(
+				`{"status":%q,"findings":[{"subject":"orgs/acme","status":%q,"evidence":"x"}]}`, status, status) {
+				t.Errorf("%s, %v", a.body, a.err)
+			}
+			if a.line["outcome"] != "checked" || a.line["status"] != string(status) || a.line["level"] != level {
+				t.Errorf("logged %v", a.line)
+			}
+			failed := map[bool]float64{true: 1}[status == runner.Failed]
+			if m := extract(t, a.line); m["CheckFailed,FunctionName=token"] != failed {
+				t.Errorf("metrics %v", m)
+			}
+			if fmt.Sprint(c.targets) != "[orgs/acme repos/acme/widgets]" {
+				t.Errorf("asked for %v", c.targets)
+			}
+		})
+	}
+	c := &checker{err: refusal(runner.TargetNotAllowed)}
+	a := invoke(t, &Handler{Issuer: good(), Checker: c}, `{"check":true}`)
+	if a.line["outcome"] != "TargetNotAllowed" || a.err == nil {
+		t.Errorf("%v, %v", a.line, a.err)
+	}
+}
+
+func TestSelfChecksThatAreRefused(t *testing.T) {
+	t.Parallel()
+	for _, e := range []string{
+		`{"check":false}`, `{"check":null}`, `{"check":"true"}`, `{"check":1}`, `{"check":true,"target":"orgs/acme"}`,
+		`{"check":true,"fresh":true}`, `{"check":true,"targets":"orgs/acme"}`, `{"check":true,"targets":["orgs/ACME"]}`,
+		`{"check":true,"targets":[1]}`, `{"Check":true}`, `{"targets":["orgs/acme"]}`,
+	} {
+		t.Run(e, func(t *testing.T) {
+			t.Parallel()
+			c := new(checker)
+			a := invoke(t, &Handler{Issuer: good(), Checker: c}, e)
+			refused, ok := a.err.(messages.InvokeResponse_Error)
+			if !ok || refused.Type != "InvalidRequest" || len(c.targets) != 0 {
+				t.Errorf("%#v", a.err)
+			}
+		})
+	}
+}

@@ -43,12 +43,15 @@ func (r record) metrics(trace runner.Trace) []slog.Attr {
 			namespace, [][]string{{"FunctionName", name}}, []metric{{count, "Count"}},
 		})
 	}
-	if r.refused == nil {
-		dimension("Outcome", "issued", "Invocations")
-		dimension("Source", string(r.token.Source), "Tokens")
-	} else {
+	switch {
+	case r.refused != nil:
 		dimension("Outcome", string(r.refused.Code), "Invocations")
 		dimension("Cause", r.refused.Cause, "Refusals")
+	case r.report.Status != "":
+		dimension("Outcome", "checked", "Invocations")
+	default:
+		dimension("Outcome", "issued", "Invocations")
+		dimension("Source", string(r.token.Source), "Tokens")
 	}
 
 	whole := directive{Namespace: namespace, Dimensions: [][]string{{"FunctionName"}}}
@@ -69,6 +72,15 @@ func (r record) metrics(trace runner.Trace) []slog.Attr {
 	}
 	if expires := trace.CredentialExpires; !expires.IsZero() {
 		value("CredentialDaysLeft", "None", time.Until(expires).Hours()/24)
+	}
+	if r.report.Status != "" {
+		failed := 0
+		for _, f := range r.report.Findings {
+			if f.Status == runner.Failed {
+				failed++
+			}
+		}
+		value("CheckFailed", "Count", float64(failed))
 	}
 	e.CloudWatchMetrics = append(e.CloudWatchMetrics, whole)
 	return append(fields, slog.Any("_aws", e))

@@ -13,9 +13,10 @@ import (
 type record struct {
 	requestID string // Lambda's
 	event     event
-	request   runner.Request // zero if the event does not ask for a token
-	token     runner.Token   // zero if there is none
-	refused   *runner.Error  // nil if there is one
+	command   command       // nil if the event asks for nothing that there is
+	refused   *runner.Error // nil if it was carried out; then one of the next two is set
+	token     runner.Token
+	report    runner.Report
 	took      time.Duration
 	meter     *runner.Meter
 	function  string // whose metrics are in the line; "": none are
@@ -43,7 +44,9 @@ func (r record) level() slog.Level {
 	switch {
 	case r.refused != nil:
 		return answerTo(r.refused.Code).level
-	case r.token.Outage != nil:
+	case r.report.Status == runner.Failed:
+		return slog.LevelError
+	case r.report.Status == runner.Warning, r.token.Outage != nil:
 		return slog.LevelWarn
 	}
 	return slog.LevelInfo
@@ -53,6 +56,8 @@ func (r record) message() string {
 	switch {
 	case r.refused != nil:
 		return "token refused"
+	case r.report.Status != "":
+		return "self-check: " + string(r.report.Status)
 	case r.token.Outage != nil:
 		return "token issued from before an outage"
 	}
@@ -72,14 +77,20 @@ func (r record) LogValue() slog.Value {
 	text("entry", r.event.entry())
 	text("caller", secret.Text(r.event.gateway.caller()))
 	text("source_ip", secret.Text(r.event.gateway.sourceIP()))
-	text("target", r.request.Target.Path())
-	text("kind", string(r.request.Kind))
+	if c, ok := r.command.(issue); ok {
+		text("target", c.Target.Path())
+		text("kind", string(c.Kind))
+	}
 
 	trace, credential, failure := r.token.GitHub, r.token.Credential, r.token.Outage
-	if e := r.refused; e != nil {
-		trace, credential, failure = e.GitHub, e.Credential, e
-		text("outcome", string(e.Code))
-	} else {
+	switch {
+	case r.refused != nil:
+		trace, credential, failure = r.refused.GitHub, r.refused.Credential, r.refused
+		text("outcome", string(r.refused.Code))
+	case r.report.Status != "":
+		text("outcome", "checked")
+		text("status", string(r.report.Status))
+	default:
 		text("outcome", "issued")
 		text("source", string(r.token.Source))
 		text("expires_at", r.token.ExpiresAt.UTC().Format(time.RFC3339))

@@ -71,23 +71,24 @@ type gatewayReply struct {
 	Body       string            `json:"body"`
 }
 
-func httpReply(requestID string, c command, t runner.Token, refused *runner.Error) ([]byte, error) {
+func httpReply(r record) ([]byte, error) {
 	reply := gatewayReply{
 		StatusCode: http.StatusCreated,
 		Headers:    map[string]string{"Content-Type": "application/json", "Cache-Control": "no-store"},
 	}
 	switch {
-	case refused != nil:
-		reply.StatusCode = answerTo(refused.Code).status
-		if reply.StatusCode == http.StatusServiceUnavailable && refused.RetryAfter > 0 {
-			reply.Headers["Retry-After"] = strconv.Itoa(int(math.Ceil(refused.RetryAfter.Seconds())))
+	case r.refused != nil:
+		e := r.refused
+		reply.StatusCode = answerTo(e.Code).status
+		if reply.StatusCode == http.StatusServiceUnavailable && e.RetryAfter > 0 {
+			reply.Headers["Retry-After"] = strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds())))
 		}
-		reply.Body = indented(failureReply{refused.Code, refused.Message, requestID})
-	case c.plain:
+		reply.Body = indented(failureReply{e.Code, e.Message, r.requestID})
+	case r.command.(issue).plain: // nothing else can be asked for by HTTP
 		reply.Headers["Content-Type"] = "text/plain"
-		reply.Body = t.Value.Reveal()
+		reply.Body = r.token.Value.Reveal()
 	default:
-		reply.Body = indented(newTokenReply(t))
+		reply.Body = indented(newTokenReply(r.token))
 	}
 	return json.Marshal(reply)
 }
@@ -103,9 +104,12 @@ func indented(reply any) string {
 
 // directReply's error is of this type, by value and unwrapped: aws-lambda-go takes the errorType from no other, and
 // every error it is given it prints (lambda/invoke_loop.go).
-func directReply(t runner.Token, refused *runner.Error) ([]byte, error) {
-	if refused != nil {
-		return nil, messages.InvokeResponse_Error{Type: string(refused.Code), Message: refused.Message}
+func directReply(r record) ([]byte, error) {
+	switch {
+	case r.refused != nil:
+		return nil, messages.InvokeResponse_Error{Type: string(r.refused.Code), Message: r.refused.Message}
+	case r.report.Status != "":
+		return json.Marshal(r.report)
 	}
-	return json.Marshal(newTokenReply(t))
+	return json.Marshal(newTokenReply(r.token))
 }

@@ -53,11 +53,9 @@ type Cause struct {
 // Refuse returns an Error for the cause. Callers get the text of its code. The operator gets what happened, which is
 // the format with its args (%w works), and the remedy.
 func (c Cause) Refuse(format string, args ...any) *Error {
-	err := fmt.Errorf(format, args...)
-	if c.Remedy != "" {
-		err = fmt.Errorf("%w: %s", err, c.Remedy)
+	return &Error{
+		Code: c.Code, Cause: c.Name, Message: messages[c.Code], Err: fmt.Errorf(format, args...), Remedy: c.Remedy,
 	}
-	return &Error{Code: c.Code, Cause: c.Name, Message: messages[c.Code], Err: err}
 }
 
 // Error is a refusal, classified where the knowledge was.
@@ -66,7 +64,8 @@ type Error struct {
 	Cause      string        // the Cause's name
 	Message    string        // for the caller: nothing of GitHub's or AWS's text, nothing secret
 	RetryAfter time.Duration // how long to wait before the next try; 0 if unknown
-	Err        error         // for the operator: what happened and what to do; may be nil
+	Err        error         // for the operator: what happened; may be nil
+	Remedy     string        // and what to do
 	Credential string        // the name of the Credential behind it; "" if there was none
 	GitHub     Trace         // of the answer behind it; zero if there was none
 }
@@ -76,15 +75,20 @@ type Trace struct {
 	RequestID          string    // x-github-request-id
 	RateLimit          string    // x-ratelimit-limit
 	RateLimitRemaining string    // x-ratelimit-remaining
+	Date               time.Time // when it was sent, by GitHub's clock
 	CredentialExpires  time.Time // github-authentication-token-expiration; zero if the credential does not expire
 }
 
 // Operator returns the text for the operator.
 func (e *Error) Operator() string {
-	if e.Err == nil {
-		return e.Message
+	text := e.Message
+	if e.Err != nil {
+		text = e.Err.Error()
 	}
-	return e.Err.Error()
+	if e.Remedy != "" {
+		text += ": " + e.Remedy
+	}
+	return text
 }
 
 func (e *Error) Error() string { return string(e.Code) + ": " + e.Operator() }

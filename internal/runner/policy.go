@@ -3,6 +3,8 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -39,6 +41,30 @@ func ParsePolicy(s string) (Policy, error) {
 func (p Policy) Allows(t Target) bool {
 	parent := t.path[:strings.LastIndexByte(t.path, '/')+1]
 	return t.path != "" && (p.allowed[t.path] || p.allowed[parent+"*"])
+}
+
+// notAllowed has no remedy: the sentence says it.
+var notAllowed = Cause{Name: "not-allowed", Code: TargetNotAllowed}
+
+// Check returns an *Error if t is not on the list.
+func (p Policy) Check(t Target) error {
+	if p.Allows(t) {
+		return nil
+	}
+	e := notAllowed.Refuse("%s is not in ALLOWED_TARGETS", t)
+	e.Message = t.Path() + " is not one of the targets this service serves"
+	return e
+}
+
+// Targets returns the targets that are listed by name, sorted: not those that a wildcard allows.
+func (p Policy) Targets() []Target {
+	var targets []Target
+	for _, entry := range slices.Sorted(maps.Keys(p.allowed)) {
+		if isTarget(entry) {
+			targets = append(targets, Target{entry})
+		}
+	}
+	return targets
 }
 
 // Covers reports whether p allows all that other allows.
