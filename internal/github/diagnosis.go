@@ -316,8 +316,8 @@ func date(header string) time.Time {
 	return t
 }
 
-// expiration parses when the credential expires. GitHub has two layouts (google/go-github#2649). A credential without an
-// end has no header.
+// expiration parses when the credential expires. GitHub has two layouts (google/go-github#2649). A credential without
+// an end has no header.
 func expiration(header string) time.Time {
 	for _, layout := range []string{"2006-01-02 15:04:05 MST", "2006-01-02 15:04:05 -0700"} {
 		if t, err := time.Parse(layout, header); err == nil {
