@@ -13,7 +13,7 @@ ELF_x86_64 := 3e00
 FLAGS := -trimpath -buildvcs=false -tags lambda.norpc -ldflags='-s -w'
 
 .DEFAULT_GOAL := help
-.PHONY: help token run sam-invoke sam-api test lint build build-TokenFunction e2e bench clean
+.PHONY: help token run sam-invoke sam-api test lint build build-TokenFunction e2e docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-zA-Z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ local:
 # One package after the other, because some measure time and others take every processor.
 e2e: ## run the function and all that callers copy against Moto, SAM local, shells, ... (e2e/README.md)
 	go test -count=1 -timeout 30m -v -p 1 ./e2e/...
+
+docs: ## make docs/errors.md from the causes in the code
+	@go run ./internal/local/causes >docs/errors.md
 
 bench: ## compare the function with a hello-world Lambda, side by side
 	@go run ./internal/local/bench

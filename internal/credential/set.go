@@ -17,7 +17,9 @@ const (
 	rereadInterval  = 5 * time.Second
 )
 
-var slow = runner.Cause{Name: "timeout", Code: runner.Unavailable}
+var slow = runner.Cause{
+	Name: "timeout", Code: runner.Unavailable, Remedy: "other requests wait for the secret too: see their lines",
+}
 
 // Set is the credentials that one secret holds. It caches the secret, and remembers which of its values GitHub
 // rejected. Use NewSet. It is safe for concurrent use.
@@ -197,3 +199,6 @@ func (p pat) Reject(_ secret.Value, why *runner.Error)     { p.set.reject(p.entr
 // now is the wall clock alone: the monotonic one may stand still while the environment is frozen between invocations
 // (https://pkg.go.dev/time#hdr-Monotonic_Clocks).
 func now() time.Time { return time.Now().Round(0) }
+
+// Causes are what can be wrong with the secret's value.
+func Causes() []runner.Cause { return []runner.Cause{malformed, noCredential, noEnterprise, slow} }

@@ -197,3 +197,8 @@ func finding(subject string, status runner.Status, c runner.Cause, evidence stri
 		Subject: subject, Status: status, Code: c.Code, Cause: c.Name, Evidence: evidence, Remedy: c.Remedy,
 	}
 }
+
+// Causes are what only the self-check finds.
+func Causes() []runner.Cause {
+	return []runner.Cause{expiresSoon, quotaLow, clockOff, notNamed, tooMany}
+}

@@ -354,3 +354,12 @@ func need(t runner.Target) string {
 	}
 	return "it needs manage_runners:enterprise and must be a classic one: enterprises take no other"
 }
+
+// Causes are what GitHub's answers can mean, in the order in which they are looked for.
+func Causes() []runner.Cause {
+	var causes []runner.Cause
+	for _, d := range diagnoses {
+		causes = append(causes, d.cause)
+	}
+	return append(causes, unusable)
+}

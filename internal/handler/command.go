@@ -30,7 +30,7 @@ var (
 	malformed  = runner.Cause{Name: "malformed-request", Code: runner.InvalidRequest}
 	noIdentity = runner.Cause{
 		Name: "no-identity", Code: runner.CallerNotAuthenticated,
-		Remedy: "the route has lost its AWS_IAM authorizer, or the event is hand-made: redeploy the template",
+		Remedy: "set the route's authorization back to AWS_IAM, unless the event was made by hand",
 	}
 )
 
@@ -185,3 +185,6 @@ func hasNoCache(values []string) bool {
 	}
 	return false
 }
+
+// Causes are what can be wrong with an event.
+func Causes() []runner.Cause { return []runner.Cause{malformed, noIdentity} }

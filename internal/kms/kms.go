@@ -114,3 +114,8 @@ func refusal(err error) *runner.Error {
 	return causeOf(status, refused.ErrorCode()).Refuse("AWS KMS answered %d %s: %s",
 		status, secret.Text(refused.ErrorCode()), secret.Text(refused.ErrorMessage()))
 }
+
+// Causes are what AWS KMS's answers can mean.
+func Causes() []runner.Cause {
+	return []runner.Cause{denied, absent, disabled, unusable, wrongKind, unreadable, unavailable}
+}

@@ -73,3 +73,6 @@ func has[E error](err error) bool {
 	_, ok := errors.AsType[E](err)
 	return ok
 }
+
+// Causes are why there can be no answer.
+func Causes() []runner.Cause { return []runner.Cause{proxy, untrusted, dns, timeout, broken} }

@@ -106,3 +106,6 @@ func AsError(err error) *Error {
 
 // Unclassified is the cause of what nobody thought of.
 var Unclassified = Cause{Name: "unclassified", Code: Internal}
+
+// Causes are those that no room below knows.
+func Causes() []Cause { return []Cause{notAllowed, slow, Unclassified} }

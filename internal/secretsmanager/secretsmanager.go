@@ -121,3 +121,8 @@ func refusal(err error) *runner.Error {
 	return causeOf(status, refused.ErrorCode()).Refuse("Secrets Manager answered %d %s: %s",
 		status, secret.Text(refused.ErrorCode()), secret.Text(refused.ErrorMessage()))
 }
+
+// Causes are what Secrets Manager's answers can mean.
+func Causes() []runner.Cause {
+	return []runner.Cause{binary, missing, deleted, denied, unreadable, unavailable, foreign}
+}
