@@ -1,6 +1,6 @@
-// Every arrow points down: functions/token -> {handler, github, secretsmanager, kms, credential, doctor} -> network ->
-// runner -> secret. The rooms of one floor do not know each other. Each alone sees the package from outside that it is
-// for.
+// Every arrow points down: functions/token -> {handler, github, secretsmanager, kms, credential, doctor, shared} ->
+// network -> runner -> secret. The rooms of one floor do not know each other. Each alone sees the package from outside
+// that it is for.
 package architecture
 
 import (
@@ -16,7 +16,7 @@ const module = "runner-token-broker/"
 var rooms = map[string][]string{
 	"functions/token": {
 		"internal/credential", "internal/doctor", "internal/github", "internal/handler", "internal/kms",
-		"internal/network", "internal/runner", "internal/secretsmanager",
+		"internal/network", "internal/runner", "internal/secretsmanager", "internal/shared",
 	},
 	"internal/handler":        {"internal/runner", "internal/secret"},
 	"internal/github":         {"internal/network", "internal/runner", "internal/secret"},
@@ -24,6 +24,7 @@ var rooms = map[string][]string{
 	"internal/kms":            {"internal/network", "internal/runner", "internal/secret"},
 	"internal/credential":     {"internal/runner", "internal/secret"},
 	"internal/doctor":         {"internal/runner"},
+	"internal/shared":         {"internal/runner", "internal/secret"},
 	"internal/network":        {"internal/runner", "internal/secret"},
 	"internal/runner":         {"internal/secret"},
 	"internal/secret":         nil,

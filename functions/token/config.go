@@ -17,6 +17,7 @@ import (
 // config is what the environment says. Nothing in it is secret.
 type config struct {
 	secretID     secretsmanager.ID
+	sharedID     secretsmanager.ID // "": tokens are not shared
 	secretTTL    time.Duration
 	policy       runner.Policy
 	api          github.API
@@ -68,6 +69,12 @@ func loadConfig(getenv func(string) string) (config, error) {
 	})
 	setting("GITHUB_CA_CERTIFICATES", "", func(s string) (err error) {
 		c.roots, err = network.ParseCertificates(s)
+		return err
+	})
+	setting("SHARED_TOKENS_SECRET_ID", "", func(s string) (err error) {
+		if c.sharedID, err = secretsmanager.ParseID(s, getenv("AWS_REGION")); err == nil && c.sharedID == c.secretID {
+			err = errors.New("is the secret with the credential: the shared tokens need one of their own")
+		}
 		return err
 	})
 	setting("SECRET_TTL", "5m", func(s string) (err error) {

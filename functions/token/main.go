@@ -20,6 +20,7 @@ import (
 	"runner-token-broker/internal/network"
 	"runner-token-broker/internal/runner"
 	"runner-token-broker/internal/secretsmanager"
+	"runner-token-broker/internal/shared"
 )
 
 func main() {
@@ -53,18 +54,24 @@ func newHandler(ctx context.Context, getenv func(string) string, logger *slog.Lo
 	if err != nil {
 		return nil, err
 	}
-	source := secretsmanager.New(awssecretsmanager.NewFromConfig(aws), cfg.secretID)
+	secrets := awssecretsmanager.NewFromConfig(aws)
+	source := secretsmanager.New(secrets, cfg.secretID)
 	minter := runner.NewMinter(credential.NewSet(cfg.secretTTL, source.Fetch, gh, kms.New(aws)), gh)
-	return &handler.Handler{
-		Issuer: &runner.Issuer{
-			Policy:   cfg.policy,
-			Upstream: runner.NewCache(minter, minter.Refused, cfg.tokenMinLife),
-		},
-		Log:      logger,
+	h := &handler.Handler{
 		Checker:  &doctor.Doctor{Policy: cfg.policy, Upstream: minter},
+		Log:      logger,
 		Function: cfg.function,
 		SAMLocal: cfg.samLocal,
-	}, nil
+	}
+	var upstream runner.Upstream = minter
+	if cfg.sharedID != "" {
+		tokens := shared.New(minter, secretsmanager.New(secrets, cfg.sharedID), cfg.policy, cfg.tokenMinLife, gh.RunnerURL)
+		h.Refresher, upstream = tokens, tokens
+	}
+	h.Issuer = &runner.Issuer{
+		Policy: cfg.policy, Upstream: runner.NewCache(upstream, minter.Refused, cfg.tokenMinLife),
+	}
+	return h, nil
 }
 
 // logLevel is how much is logged beyond the one line of each invocation.

@@ -23,9 +23,12 @@ func (c *Client) Create(ctx context.Context, bearer secret.Value, r runner.Reque
 	if err != nil {
 		return runner.Token{}, err
 	}
-	t.MadeAt, t.GitHub, t.RunnerURL = a.asked, a.trace, c.api.webURL()+r.Target.URLPath()
+	t.MadeAt, t.GitHub, t.RunnerURL = a.asked, a.trace, c.RunnerURL(r.Target)
 	return t, nil
 }
+
+// RunnerURL returns what config.sh --url wants for the target.
+func (c *Client) RunnerURL(t runner.Target) string { return c.api.webURL() + t.URLPath() }
 
 // parseToken reads a runner's token, or an installation's. Its errors quote nothing of the body.
 func parseToken(body []byte) (secret.Value, time.Time, error) {

@@ -11,7 +11,7 @@ import (
 	"runner-token-broker/internal/runner"
 )
 
-// command is what an event asks for: issue or check.
+// command is what an event asks for: issue, check or refresh.
 type command interface{ command() }
 
 // issue asks for a token.
@@ -23,8 +23,12 @@ type issue struct {
 // check asks for a self-check of the targets; none means all that the policy names.
 type check struct{ targets []runner.Target }
 
-func (issue) command() {}
-func (check) command() {}
+// refresh asks for the shared tokens to be made anew.
+type refresh struct{}
+
+func (issue) command()   {}
+func (check) command()   {}
+func (refresh) command() {}
 
 var (
 	malformed  = runner.Cause{Name: "malformed-request", Code: runner.InvalidRequest}
@@ -50,6 +54,8 @@ func (h *Handler) command(e event) (command, error) {
 		return nil, refuse("the event is not a JSON object")
 	case e.fields["check"] != nil:
 		return checkCommand(e.fields)
+	case e.fields["refresh"] != nil:
+		return h.refreshCommand(e.fields)
 	}
 	return directCommand(e.fields)
 }
@@ -72,6 +78,20 @@ func checkCommand(fields map[string]json.RawMessage) (command, error) {
 		targets = append(targets, target)
 	}
 	return check{targets}, nil
+}
+
+// refreshCommand takes {"refresh":true} alone, where tokens are shared.
+func (h *Handler) refreshCommand(fields map[string]json.RawMessage) (command, error) {
+	if err := decodeFields(fields, map[string]any{"refresh": new(json.RawMessage)}); err != nil {
+		return nil, err
+	}
+	switch {
+	case string(fields["refresh"]) != "true":
+		return nil, refuse("field refresh takes nothing but true")
+	case h.Refresher == nil:
+		return nil, refuse("tokens are not shared: SHARED_TOKENS_SECRET_ID is not set")
+	}
+	return refresh{}, nil
 }
 
 // decodeFields reads the fields into what is known of them. An unknown field is an error: a typing error must not

@@ -31,11 +31,18 @@ type Checker interface {
 	Check(context.Context, []runner.Target) (runner.Report, error)
 }
 
+// Refresher refreshes the shared tokens; see shared.Tokens.
+type Refresher interface {
+	Refresh(context.Context) (runner.Refreshed, error)
+}
+
 // Handler answers invocations. It is safe for concurrent use.
 type Handler struct {
 	Issuer  Issuer
 	Checker Checker
-	Log     *slog.Logger // of NewLog; gets one record an invocation
+	// Refresher is nil where tokens are not shared.
+	Refresher Refresher
+	Log       *slog.Logger // of NewLog; gets one record an invocation
 
 	// Function is the function's name, with which each line has metrics; "" leaves them out.
 	Function string
@@ -80,6 +87,9 @@ func (h *Handler) do(ctx context.Context, c command, r *record) (err error) {
 		r.token, err = h.Issuer.Issue(ctx, c.Request)
 	case check:
 		r.report, err = h.Checker.Check(ctx, c.targets)
+	case refresh:
+		r.refreshed = new(runner.Refreshed)
+		*r.refreshed, err = h.Refresher.Refresh(ctx)
 	}
 	return err
 }

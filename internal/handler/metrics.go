@@ -49,6 +49,8 @@ func (r record) metrics(trace runner.Trace) []slog.Attr {
 		dimension("Cause", r.refused.Cause, "Refusals")
 	case r.report.Status != "":
 		dimension("Outcome", "checked", "Invocations")
+	case r.refreshed != nil:
+		dimension("Outcome", "refreshed", "Invocations")
 	default:
 		dimension("Outcome", "issued", "Invocations")
 		dimension("Source", string(r.token.Source), "Tokens")
@@ -72,6 +74,13 @@ func (r record) metrics(trace runner.Trace) []slog.Attr {
 	}
 	if expires := trace.CredentialExpires; !expires.IsZero() {
 		value("CredentialDaysLeft", "None", time.Until(expires).Hours()/24)
+	}
+	if _, age := r.meter.Shared(); age > 0 {
+		value("SharedTokensAge", "Seconds", age.Seconds())
+	}
+	if r.refreshed != nil && r.refused == nil {
+		value("SharedTokensWritten", "Count", float64(r.refreshed.Written))
+		value("SharedTokensFailed", "Count", float64(len(r.refreshed.Failed)))
 	}
 	if r.report.Status != "" {
 		failed := 0

@@ -17,6 +17,7 @@ type record struct {
 	refused   *runner.Error // nil if it was carried out; then one of the next two is set
 	token     runner.Token
 	report    runner.Report
+	refreshed *runner.Refreshed
 	took      time.Duration
 	meter     *runner.Meter
 	function  string // whose metrics are in the line; "": none are
@@ -46,7 +47,8 @@ func (r record) level() slog.Level {
 		return answerTo(r.refused.Code).level
 	case r.report.Status == runner.Failed:
 		return slog.LevelError
-	case r.report.Status == runner.Warning, r.token.Outage != nil:
+	case r.report.Status == runner.Warning, r.token.Outage != nil,
+		r.refreshed != nil && len(r.refreshed.Failed)+r.refreshed.Dropped > 0:
 		return slog.LevelWarn
 	}
 	return slog.LevelInfo
@@ -58,6 +60,8 @@ func (r record) message() string {
 		return "token refused"
 	case r.report.Status != "":
 		return "self-check: " + string(r.report.Status)
+	case r.refreshed != nil:
+		return "shared tokens refreshed"
 	case r.token.Outage != nil:
 		return "token issued from before an outage"
 	}
@@ -90,12 +94,17 @@ func (r record) LogValue() slog.Value {
 	case r.report.Status != "":
 		text("outcome", "checked")
 		text("status", string(r.report.Status))
+	case r.refreshed != nil:
+		text("outcome", "refreshed")
+		attrs = append(attrs, slog.Int("written", r.refreshed.Written), slog.Any("failed", r.refreshed.Failed))
 	default:
 		text("outcome", "issued")
 		text("source", string(r.token.Source))
 		text("expires_at", r.token.ExpiresAt.UTC().Format(time.RFC3339))
 		text("token_sha256", r.token.Value.SHA256()[:12])
 	}
+	passedOver, _ := r.meter.Shared()
+	text("shared_passed_over", passedOver)
 	text("credential", credential)
 	text("github_request_id", trace.RequestID)
 	text("ratelimit_remaining", trace.RateLimitRemaining)

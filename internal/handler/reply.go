@@ -110,6 +110,8 @@ func directReply(r record) ([]byte, error) {
 		return nil, messages.InvokeResponse_Error{Type: string(r.refused.Code), Message: r.refused.Message}
 	case r.report.Status != "":
 		return json.Marshal(r.report)
+	case r.refreshed != nil:
+		return json.Marshal(r.refreshed)
 	}
 	return json.Marshal(newTokenReply(r.token))
 }

@@ -86,7 +86,7 @@ func (c *Cache) reuseOrCall(ctx context.Context, r, key Request) (Token, error) 
 		c.mu.Unlock()
 		select {
 		case <-other.done:
-			if other.settled {
+			if other.settled && (other.err != nil || !r.Fresh || isFresh(other.token)) {
 				return other.token, other.err
 			}
 		case <-ctx.Done():

@@ -10,6 +10,8 @@ import (
 type Meter struct {
 	mu                     sync.Mutex
 	github, secretsManager Calls
+	passedOver             string
+	sharedAge              time.Duration
 }
 
 // Calls are how many there were, and how long they took in all.
@@ -43,6 +45,31 @@ func (m *Meter) SecretsManager(took time.Duration) {
 	if m != nil {
 		m.add(&m.secretsManager, took)
 	}
+}
+
+// PassOver says why the shared tokens were not used.
+func (m *Meter) PassOver(why string) {
+	if m != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.passedOver = why
+	}
+}
+
+// SharedAge says how old the shared token is that was used.
+func (m *Meter) SharedAge(age time.Duration) {
+	if m != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.sharedAge = age
+	}
+}
+
+// Shared returns why the shared tokens were not used, or else the age of the one that was; neither if there are none.
+func (m *Meter) Shared() (passedOver string, age time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.passedOver, m.sharedAge
 }
 
 func (m *Meter) add(c *Calls, took time.Duration) {

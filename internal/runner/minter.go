@@ -113,14 +113,18 @@ func (m *Minter) Create(ctx context.Context, r Request) (Token, error) {
 func (m *Minter) Refused(r Request, t Token) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.accounts[t.Account]
-	if s == nil {
-		return false
-	}
-	last := s.rejected
-	for other, refusal := range s.refused {
-		if other.Target == r.Target && refusal.at.After(last) {
-			last = refusal.at
+	var last time.Time
+	for account, s := range m.accounts {
+		if account != t.Account && t.Account != "" { // of a shared token nobody knows the account
+			continue
+		}
+		if s.rejected.After(last) {
+			last = s.rejected
+		}
+		for other, refusal := range s.refused {
+			if other.Target == r.Target && refusal.at.After(last) {
+				last = refusal.at
+			}
 		}
 	}
 	return !last.Before(t.MadeAt)

@@ -67,6 +67,11 @@ func (p Policy) Targets() []Target {
 	return targets
 }
 
+// Wildcards returns the entries that end in "*", sorted.
+func (p Policy) Wildcards() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(p.allowed)), isTarget)
+}
+
 // Covers reports whether p allows all that other allows.
 func (p Policy) Covers(other Policy) bool {
 	for entry := range other.allowed {

@@ -1,5 +1,21 @@
 package runner
 
+// Refreshed is what came of a refresh of the shared tokens.
+type Refreshed struct {
+	Written    int            `json:"written"`
+	Age        string         `json:"age,omitempty"` // of what was written before, where that is too young to write again
+	Failed     []NotRefreshed `json:"failed,omitempty"`
+	Dropped    int            `json:"dropped,omitempty"`     // the oldest entries, for which the secret has no room
+	PassedOver []string       `json:"passed_over,omitempty"` // wildcards: nobody knows what they will be asked for
+}
+
+// NotRefreshed is a target that got no new token.
+type NotRefreshed struct {
+	Target string `json:"target"`
+	Code   Code   `json:"code"`
+	Cause  string `json:"cause"`
+}
+
 // Report is what a self-check found: the findings, and the worst status among them.
 type Report struct {
 	Status   Status    `json:"status"`

@@ -16,7 +16,8 @@ type Source string
 const (
 	FromGitHub Source = "github"
 	FromCache  Source = "cache"
-	FromStale  Source = "stale" // the cache, below the minimum life, since GitHub gives no newer one
+	FromShared Source = "shared" // what another environment had made, see shared.Tokens
+	FromStale  Source = "stale"  // the cache, below the minimum life, since GitHub gives no newer one
 )
 
 // Token is what GitHub made.

@@ -48,6 +48,20 @@ func (s *Secret) Fetch(ctx context.Context) (secret.Value, error) {
 	return secret.New(aws.ToString(out.SecretString)), nil
 }
 
+// Put makes v the secret's string. Its errors are as Fetch's.
+func (s *Secret) Put(ctx context.Context, v secret.Value) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	id, text := string(s.id), v.Reveal()
+	start := time.Now()
+	_, err := s.client.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{SecretId: &id, SecretString: &text})
+	runner.MeterOf(ctx).SecretsManager(time.Since(start))
+	if err != nil {
+		return refusal(err)
+	}
+	return nil
+}
+
 // What Secrets Manager's refusals mean.
 var (
 	binary = runner.Cause{

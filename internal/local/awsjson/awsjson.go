@@ -77,7 +77,7 @@ var (
 )
 
 const (
-	maxRequest  = 64 << 10
+	maxRequest  = 256 << 10
 	contentType = "application/x-amz-json-1.1"
 )
 

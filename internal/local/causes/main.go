@@ -17,6 +17,7 @@ import (
 	"runner-token-broker/internal/network"
 	"runner-token-broker/internal/runner"
 	"runner-token-broker/internal/secretsmanager"
+	"runner-token-broker/internal/shared"
 )
 
 func main() { write(os.Stdout) }
@@ -33,12 +34,13 @@ var rooms = []struct {
 	{"The network", network.Causes()},
 	{"GitHub", github.Causes()},
 	{"The self-check alone", doctor.Causes()},
+	{"The refresh of the shared tokens", shared.Causes()},
 }
 
 const head = `# Causes
 
-Each log line of a failure has a ` + "`cause`" + `, and so has each finding of the self-check. It says more than the code
-that callers get. Search this page for the word. What to do about each code is in the [runbook](operating.md).
+Each log line of a failure has a ` + "`cause`" + `, and so has each finding of the self-check. It says more than the
+code that callers get. Search this page for the word. What to do about each code is in the [runbook](operating.md).
 
 ` + "`make docs`" + ` makes this page from the tables in the code. Change it there.
 `

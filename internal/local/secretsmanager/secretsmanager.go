@@ -1,4 +1,4 @@
-// Package secretsmanager stands in for AWS Secrets Manager: GetSecretValue, from memory.
+// Package secretsmanager stands in for AWS Secrets Manager: GetSecretValue and PutSecretValue, from memory.
 //
 // It does not know IAM policies, KMS, replication, quotas or any other operation. A test makes secrets with the methods
 // here, and makes such refusals with OnRead. Only the current version of a secret can be read. A partial ARN finds
@@ -22,8 +22,8 @@ import (
 
 // Server is Secrets Manager in one account and region. Use New. It is safe for concurrent use.
 type Server struct {
-	region string
-	get    *awsjson.Operation
+	region   string
+	get, set *awsjson.Operation
 
 	mu      sync.Mutex
 	secrets map[string]*stored // by name
@@ -44,6 +44,7 @@ func New(region string, c aws.Credentials) *Server {
 	return &Server{
 		region:  region,
 		get:     awsjson.New("secretsmanager.GetSecretValue", "secretsmanager", region, c),
+		set:     awsjson.New("secretsmanager.PutSecretValue", "secretsmanager", region, c),
 		secrets: map[string]*stored{},
 	}
 }
@@ -95,6 +96,19 @@ func (s *Server) put(name string, v stored) (arn string) {
 // the secret. f is called from many goroutines at once.
 func (s *Server) OnRead(f func(id string) *Answer) { s.get.OnCall(f) }
 
+// OnWrite is OnRead for PutSecretValue.
+func (s *Server) OnWrite(f func(id string) *Answer) { s.set.OnCall(f) }
+
+// Text returns what the named secret holds, the zero Value if it is not there.
+func (s *Server) Text(name string) secret.Value {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if found := s.secrets[name]; found != nil {
+		return found.text
+	}
+	return secret.Value{}
+}
+
 // Reads returns how many calls of GetSecretValue there were. Refused ones count, those with a bad signature do not.
 func (s *Server) Reads() int { return s.get.Calls() }
 
@@ -116,6 +130,13 @@ var (
 )
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("X-Amz-Target") == "secretsmanager.PutSecretValue" {
+		var input struct{ SecretId, SecretString string }
+		if s.set.Read(w, r, &input) {
+			s.set.Answer(w, r, input.SecretId, func() (any, *Answer) { return s.write(input.SecretId, input.SecretString) })
+		}
+		return
+	}
 	var input struct{ SecretId, VersionId, VersionStage string }
 	if !s.get.Read(w, r, &input) {
 		return
@@ -158,6 +179,26 @@ func (s *Server) read(id string) (any, *Answer) {
 		output["SecretString"] = found.text.Reveal()
 	}
 	return output, nil
+}
+
+// write makes text the secret's current value.
+func (s *Server) write(id, text string) (any, *Answer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name, found := s.find(id)
+	switch {
+	case found == nil:
+		return nil, awsjson.Bad("ResourceNotFoundException", "Secrets Manager can't find the specified secret.")
+	case found.pendingDeletion:
+		return nil, awsjson.Bad("InvalidRequestException",
+			"You can't perform this operation on the secret because it was marked for deletion.")
+	case text == "" || len(text) > 64<<10:
+		return nil, awsjson.Bad("ValidationException", "a secret has 1 to 65536 bytes")
+	}
+	found.text, found.binary, found.version = secret.New(text), nil, uuid.NewString()
+	return map[string]any{
+		"ARN": found.arn, "Name": name, "VersionId": found.version, "VersionStages": []string{current},
+	}, nil
 }
 
 func (s *Server) find(id string) (name string, _ *stored) {

@@ -1,0 +1,341 @@
+package shared
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"runner-token-broker/internal/runner"
+	"runner-token-broker/internal/secret"
+)
+
+// store is a secret whose value a test sets.
+type store struct {
+	mu            sync.Mutex
+	text          string
+	read, written *runner.Error
+	reads, writes int
+	latency       time.Duration
+}
+
+func (s *store) Fetch(ctx context.Context) (secret.Value, error) {
+	s.mu.Lock()
+	s.reads++
+	s.mu.Unlock()
+	select {
+	case <-time.After(s.latency):
+	case <-ctx.Done():
+		return secret.Value{}, refusal(runner.Unavailable, "timeout")
+	}
+	if s.read != nil {
+		return secret.Value{}, s.read
+	}
+	return secret.New(s.text), nil
+}
+
+func (s *store) Put(_ context.Context, v secret.Value) error {
+	s.writes++
+	if s.written != nil {
+		return s.written
+	}
+	s.text = v.Reveal()
+	return nil
+}
+
+// minter is the next Upstream.
+type minter struct {
+	mu     sync.Mutex
+	calls  int
+	atOnce int
+	most   int
+	refuse map[string]*runner.Error
+	length int // of the tokens
+}
+
+func (m *minter) Create(_ context.Context, r runner.Request) (runner.Token, error) {
+	m.mu.Lock()
+	m.calls++
+	n := m.calls
+	m.atOnce++
+	m.most = max(m.most, m.atOnce)
+	m.mu.Unlock()
+	time.Sleep(100 * time.Millisecond)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.atOnce--
+	if e := m.refuse[r.Target.Path()]; e != nil {
+		return runner.Token{}, e
+	}
+	value := fmt.Sprintf("TOKEN%d%s", n, strings.Repeat("X", m.length))
+	return runner.Token{
+		Value: secret.New(value), MadeAt: time.Now().Round(0), ExpiresAt: time.Now().Round(0).Add(time.Hour),
+		Source: runner.FromGitHub,
+	}, nil
+}
+
+func refusal(code runner.Code, cause string) *runner.Error {
+	return (runner.Cause{Name: cause, Code: code}).Refuse("test")
+}
+
+type world struct {
+	*testing.T
+	store  *store
+	minter *minter
+	tokens *Tokens
+	policy runner.Policy
+}
+
+func inWorld(t *testing.T, allowed string, f func(w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		policy, err := runner.ParsePolicy(allowed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &world{T: t, store: new(store), minter: new(minter), policy: policy}
+		w.tokens = w.environment()
+		f(w)
+	})
+}
+
+// environment is another one, with the same secret.
+func (w *world) environment() *Tokens {
+	url := func(t runner.Target) string { return "https://github.com" + t.URLPath() }
+	return New(w.minter, w.store, w.policy, 30*time.Minute, url)
+}
+
+func (w *world) refresh() runner.Refreshed {
+	w.Helper()
+	r, err := w.tokens.Refresh(w.Context())
+	if err != nil {
+		w.Errorf("Refresh: %v", err)
+	}
+	return r
+}
+
+// gets fails the test unless a token comes from there; it returns why the shared ones were passed over.
+func (w *world) gets(s *Tokens, source runner.Source, options ...func(*runner.Request)) string {
+	w.Helper()
+	target, err := runner.ParseTarget("orgs/acme")
+	if err != nil {
+		w.Fatal(err)
+	}
+	r := runner.Request{Target: target, Kind: runner.RegistrationToken}
+	for _, o := range options {
+		o(&r)
+	}
+	meter := new(runner.Meter)
+	t, err := s.Create(runner.WithMeter(w.Context(), meter), r)
+	if err != nil || t.Source != source || source == runner.FromShared && t.RunnerURL != "https://github.com/acme" {
+		w.Errorf("Create = %+v, %v, want one from %s", t, err, source)
+	}
+	why, _ := meter.Shared()
+	return why
+}
+
+func fresh(r *runner.Request)  { r.Fresh = true }
+func remove(r *runner.Request) { r.Kind = runner.RemoveToken }
+
+func TestASharedTokenCostsOneReadAndNoCall(t *testing.T) {
+	t.Parallel()
+	inWorld(t, "orgs/acme", func(w *world) {
+		w.refresh()
+		w.minter.calls, w.store.reads = 0, 0
+		for range 3 {
+			w.gets(w.environment(), runner.FromShared)
+		}
+		if w.minter.calls != 0 || w.store.reads != 3 {
+			t.Errorf("%d calls and %d reads", w.minter.calls, w.store.reads)
+		}
+		w.gets(w.tokens, runner.FromGitHub, remove)
+	})
+}
+
+func TestTheSecretIsReadEveryThirtySecondsAtMost(t *testing.T) {
+	t.Parallel()
+	inWorld(t, "orgs/acme", func(w *world) {
+		w.gets(w.tokens, runner.FromGitHub)
+		w.refresh()
+		w.store.reads = 0
+		why := w.gets(w.tokens, runner.FromGitHub)
+		if why != "it is empty" || w.store.reads != 0 {
+			t.Errorf("%q after %d reads", why, w.store.reads)
+		}
+		time.Sleep(30 * time.Second)
+		w.gets(w.tokens, runner.FromShared)
+		if w.store.reads != 1 {
+			t.Errorf("%d reads", w.store.reads)
+		}
+	})
+}
+
+func TestATokenIsSharedWhileItIsYoungEnough(t *testing.T) {
+	t.Parallel()
+	inWorld(t, "orgs/acme", func(w *world) {
+		w.refresh()
+		time.Sleep(30*time.Minute - 200*time.Millisecond)
+		w.gets(w.environment(), runner.FromShared)
+		time.Sleep(time.Second)
+		if why := w.gets(w.environment(), runner.FromGitHub); why != "its token is too old" {
+			t.Errorf("%q", why)
+		}
+	})
+	inWorld(t, "orgs/acme", func(w *world) {
+		w.refresh()
+		time.Sleep(59 * time.Second)
+		w.gets(w.environment(), runner.FromShared, fresh)
+		time.Sleep(2 * time.Second)
+		if why := w.gets(w.environment(), runner.FromGitHub, fresh); why != "its token is not fresh" {
+			t.Errorf("%q", why)
+		}
+	})
+}
+
+// It is a cache, never a dependency.
+func TestWhatIsWrongWithTheSecretIsPassedOver(t *testing.T) {
+	t.Parallel()
+	now := `"2000-01-01T00:00:00Z"` // when synctest's time begins
+	in := func(fields string) string { return `{"written_at":` + now + `,"tokens":[{` + fields + `}]}` }
+	const good = `"target":"orgs/acme","kind":"registration-token","token":"AB","made_at":"2000-01-01T00:00:00Z",`
+	for name, test := range map[string]struct {
+		text    string
+		err     *runner.Error
+		latency time.Duration
+		says    string
+	}{
+		"absent":     {err: refusal(runner.CredentialMissing, "secret-missing"), says: "it cannot be read: secret-missing"},
+		"denied":     {err: refusal(runner.CredentialMissing, "secret-denied"), says: "it cannot be read: secret-denied"},
+		"throttled":  {err: refusal(runner.Unavailable, "secrets-manager-unavailable"), says: "it cannot be read"},
+		"slow":       {latency: time.Minute, says: "it cannot be read: timeout"},
+		"empty":      {says: "it is empty"},
+		"malformed":  {text: "{", says: "it is malformed"},
+		"foreign":    {text: `{"token":"ghp_x"}`, says: "no token for the target"},
+		"expired":    {text: in(good + `"expires_at":"1999-12-31T23:00:00Z"`), says: "no token for the target"},
+		"long":       {text: in(good + `"expires_at":"2001-01-01T00:00:00Z"`), says: "no token for the target"},
+		"other kind": {text: in(strings.Replace(good, "registration", "remove", 1) +
+			`"expires_at":"2000-01-01T01:00:00Z"`), says: "no token"},
+		"odd token": {text: in(strings.Replace(good, `"AB"`, `"A\nB"`, 1) +
+			`"expires_at":"2000-01-01T01:00:00Z"`), says: "no token"},
+		"future": {text: in(strings.Replace(good, "2000-01-01T00:00:00Z", "2000-01-01T00:30:00Z", 1) +
+			`"expires_at":"2000-01-01T01:00:00Z"`), says: "no token for the target"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, "orgs/acme", func(w *world) {
+				w.store.text, w.store.read, w.store.latency = test.text, test.err, test.latency
+				if why := w.gets(w.tokens, runner.FromGitHub); !strings.Contains(why, test.says) {
+					t.Errorf("%q, want %q", why, test.says)
+				}
+			})
+		})
+	}
+}
+
+func TestRefreshWritesAllAtOnceAndNotTooOften(t *testing.T) {
+	t.Parallel()
+	inWorld(t, "orgs/acme repos/acme/widgets repos/acme/* enterprises/*", func(w *world) {
+		r := w.refresh()
+		if r.Written != 2 || w.store.writes != 1 || fmt.Sprint(r.PassedOver) != "[enterprises/* repos/acme/*]" {
+			t.Errorf("%+v after %d writes", r, w.store.writes)
+		}
+		time.Sleep(14 * time.Minute)
+		if r := w.refresh(); r.Written != 0 || r.Age != "14m0s" || w.minter.calls != 2 {
+			t.Errorf("%+v after %d calls", r, w.minter.calls)
+		}
+		time.Sleep(time.Minute)
+		if r := w.refresh(); r.Written != 2 || w.minter.calls != 4 {
+			t.Errorf("%+v after %d calls", r, w.minter.calls)
+		}
+	})
+}
+
+func TestAFailedTargetKeepsItsOldEntry(t *testing.T) {
+	t.Parallel()
+	inWorld(t, "orgs/acme orgs/other", func(w *world) {
+		w.refresh()
+		time.Sleep(20 * time.Minute)
+		w.minter.refuse = map[string]*runner.Error{"orgs/acme": refusal(runner.RateLimited, "primary-limit")}
+		r := w.refresh()
+		want := runner.NotRefreshed{Target: "orgs/acme", Code: runner.RateLimited, Cause: "primary-limit"}
+		if r.Written != 2 || len(r.Failed) != 1 || r.Failed[0] != want {
+			t.Errorf("%+v", r)
+		}
+		w.gets(w.environment(), runner.FromShared)
+
+		w.minter.refuse["orgs/other"] = refusal(runner.RateLimited, "primary-limit")
+		time.Sleep(20 * time.Minute)
+		before := w.store.text
+		if _, err := w.tokens.Refresh(w.Context()); runner.AsError(err).Code != runner.RateLimited || w.store.text != before {
+			t.Errorf("%v: nothing was made, and %d writes", err, w.store.writes)
+		}
+	})
+}
+
+func TestAFailedWriteIsAnError(t *testing.T) {
+	t.Parallel()
+	inWorld(t, "orgs/acme", func(w *world) {
+		w.store.written = refusal(runner.CredentialMissing, "secret-denied")
+		if _, err := w.tokens.Refresh(w.Context()); runner.AsError(err).Cause != "secret-denied" {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestRefreshKeepsToGitHubsLimits(t *testing.T) {
+	t.Parallel()
+	var targets []string
+	for n := range 100 {
+		targets = append(targets, fmt.Sprintf("orgs/acme-%02d", n))
+	}
+	inWorld(t, strings.Join(targets, ","), func(w *world) {
+		ctx, cancel := context.WithTimeout(w.Context(), 20*time.Second)
+		defer cancel()
+		start := time.Now()
+		r, err := w.tokens.Refresh(ctx)
+		calls, most := w.minter.calls, w.minter.most
+		if err != nil || most > 5 || calls > 5+int(2.5*20) || len(r.Failed)+r.Written != 100 || r.Written < 50 {
+			t.Errorf("%v: %d at once, %d calls, %d written, %d failed", err, most, calls, r.Written, len(r.Failed))
+		}
+		if took := time.Since(start); took > 21*time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestTheSecretNeverGrowsPastItsLimit(t *testing.T) {
+	t.Parallel()
+	var targets []string
+	for n := range 40 {
+		targets = append(targets, fmt.Sprintf("orgs/acme-%02d", n))
+	}
+	inWorld(t, strings.Join(targets, ","), func(w *world) {
+		w.minter.length = 4000
+		r := w.refresh()
+		var d document
+		if err := json.Unmarshal([]byte(w.store.text), &d); err != nil {
+			t.Fatal(err)
+		}
+		if len(w.store.text) > 60<<10 || r.Dropped == 0 || r.Written+r.Dropped != 40 || len(d.Tokens) != r.Written {
+			t.Errorf("%d bytes, %+v, %d entries", len(w.store.text), r, len(d.Tokens))
+		}
+	})
+}
+
+func TestNothingOfTheTokensIsPrintable(t *testing.T) {
+	t.Parallel()
+	inWorld(t, "orgs/acme", func(w *world) {
+		w.refresh()
+		s := w.environment()
+		w.gets(s, runner.FromShared)
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+			if text := fmt.Sprintf(verb, s.tokens); strings.Contains(text, "TOKEN") {
+				t.Errorf("%s: %s", verb, text)
+			}
+		}
+	})
+}
