@@ -208,15 +208,15 @@ func TestWhatIsWrongWithTheSecretIsPassedOver(t *testing.T) {
 		latency time.Duration
 		says    string
 	}{
-		"absent":     {err: refusal(runner.CredentialMissing, "secret-missing"), says: "it cannot be read: secret-missing"},
-		"denied":     {err: refusal(runner.CredentialMissing, "secret-denied"), says: "it cannot be read: secret-denied"},
-		"throttled":  {err: refusal(runner.Unavailable, "secrets-manager-unavailable"), says: "it cannot be read"},
-		"slow":       {latency: time.Minute, says: "it cannot be read: timeout"},
-		"empty":      {says: "it is empty"},
-		"malformed":  {text: "{", says: "it is malformed"},
-		"foreign":    {text: `{"token":"ghp_x"}`, says: "no token for the target"},
-		"expired":    {text: in(good + `"expires_at":"1999-12-31T23:00:00Z"`), says: "no token for the target"},
-		"long":       {text: in(good + `"expires_at":"2001-01-01T00:00:00Z"`), says: "no token for the target"},
+		"absent":    {err: refusal(runner.CredentialMissing, "secret-missing"), says: "it cannot be read: secret-missing"},
+		"denied":    {err: refusal(runner.CredentialMissing, "secret-denied"), says: "it cannot be read: secret-denied"},
+		"throttled": {err: refusal(runner.Unavailable, "secrets-manager-unavailable"), says: "it cannot be read"},
+		"slow":      {latency: time.Minute, says: "it cannot be read: timeout"},
+		"empty":     {says: "it is empty"},
+		"malformed": {text: "{", says: "it is malformed"},
+		"foreign":   {text: `{"token":"ghp_x"}`, says: "no token for the target"},
+		"expired":   {text: in(good + `"expires_at":"1999-12-31T23:00:00Z"`), says: "no token for the target"},
+		"long":      {text: in(good + `"expires_at":"2001-01-01T00:00:00Z"`), says: "no token for the target"},
 		"other kind": {text: in(strings.Replace(good, "registration", "remove", 1) +
 			`"expires_at":"2000-01-01T01:00:00Z"`), says: "no token"},
 		"odd token": {text: in(strings.Replace(good, `"AB"`, `"A\nB"`, 1) +
