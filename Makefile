@@ -1,6 +1,8 @@
 # `make` lists the targets. Only make e2e needs more than Go; make lint says what it cannot check without more.
 
-ARCH ?= arm64
+# What the template deploys: its parameter Architecture.
+TEMPLATE_ARCH := $(shell sed -n '/^  Architecture:/,/AllowedValues/ s/.*AllowedValues: \[\(.*\)\]/\1/p' template.yaml)
+ARCH ?= $(TEMPLATE_ARCH)
 BUILD := .build
 
 GOARCH_arm64 := arm64
@@ -49,16 +51,21 @@ lint: ## check formatting, modules, workflows and scripts; look for faults and k
 	@.ci/lint
 
 build: ## build the function for Lambda into .build/ARCH/bootstrap; ARCH=arm64 or x86_64
-	@$(MAKE) --no-print-directory build-TokenFunction ARTIFACTS_DIR=$(BUILD)/$(ARCH)
+	$(call compile,$(BUILD)/$(ARCH))
 
-# sam build calls this, and does not say for which architecture. Where the template's Architecture is not arm64, ARCH
-# must be in the environment.
+# sam build calls this, and does not say for which processor.
 build-TokenFunction:
-	$(if $(GOARCH_$(ARCH)),,$(error ARCH=$(ARCH) is neither arm64 nor x86_64))
-	@mkdir -p $(ARTIFACTS_DIR)
-	CGO_ENABLED=0 GOOS=linux GOARCH=$(GOARCH_$(ARCH)) go build $(FLAGS) -o $(ARTIFACTS_DIR)/bootstrap ./functions/token
-	@elf=$$(od -An -j18 -N2 -tx1 $(ARTIFACTS_DIR)/bootstrap | tr -d ' '); test "$$elf" = $(ELF_$(ARCH)) || \
-		{ echo "$(ARTIFACTS_DIR)/bootstrap is not for $(ARCH): its ELF machine is $$elf" >&2; exit 1; }
+	$(if $(filter $(TEMPLATE_ARCH),$(ARCH)),,$(error ARCH=$(ARCH), but template.yaml deploys $(TEMPLATE_ARCH): \
+		unset ARCH, or change the parameter Architecture there))
+	$(call compile,$(ARTIFACTS_DIR))
+
+define compile
+$(if $(GOARCH_$(ARCH)),,$(error ARCH=$(ARCH) is neither arm64 nor x86_64))
+@mkdir -p $(1)
+CGO_ENABLED=0 GOOS=linux GOARCH=$(GOARCH_$(ARCH)) go build $(FLAGS) -o $(1)/bootstrap ./functions/token
+@elf=$$(od -An -j18 -N2 -tx1 $(1)/bootstrap | tr -d ' '); test "$$elf" = $(ELF_$(ARCH)) || \
+	{ echo "$(1)/bootstrap is not for $(ARCH): its ELF machine is $$elf" >&2; exit 1; }
+endef
 
 # These are built because go run hands on no signals and no exit status.
 .PHONY: local

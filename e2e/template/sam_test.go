@@ -5,18 +5,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"runner-token-broker/e2e/rig"
 )
 
-// sam runs the SAM CLI at the root of the checkout.
-func sam(t *testing.T, env []string, args ...string) {
+// sam returns the SAM CLI's call in a checkout.
+func sam(t *testing.T, dir string, env []string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), rig.Tool(t, "sam"), args...)
-	cmd.Dir = rig.Root
+	cmd.Dir = dir
 	cmd.Env = append(append(rig.Environ(), "SAM_CLI_TELEMETRY=0"), env...)
-	rig.Output(t, cmd)
+	return cmd
 }
 
 const (
@@ -37,7 +38,7 @@ func TestTemplatesAreValid(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			sam(t, nil, "validate", "--lint", "--region", "us-east-1", "--template", file)
+			rig.Output(t, sam(t, rig.Root, nil, "validate", "--lint", "--region", "us-east-1", "--template", file))
 			template := rig.Translate(t, rig.ReadFile(t, file))[0]
 			if template.Error != "" {
 				t.Fatal(template.Error)
@@ -52,23 +53,50 @@ func TestTemplatesAreValid(t *testing.T) {
 	}
 }
 
-// SAM does not tell make the architecture, so a mistake would show only when the function starts.
-func TestSAMBuildsForItsArchitecture(t *testing.T) {
+// SAM does not tell make the processor, and CloudFormation does not look into the package: a function that is built for
+// another one would be deployed, and not start.
+func TestSAMBuildsForTheProcessorThatIsDeployed(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		name    string
-		env     []string
-		args    []string
-		machine elf.Machine
+		name, processor string // the template's; "" as it is
+		env, args       []string
+		machine         elf.Machine
+		refused         string
 	}{
-		{"by default", nil, nil, elf.EM_AARCH64},
-		{"arm64", []string{"ARCH=arm64"}, []string{"--parameter-overrides", "Architecture=arm64"}, elf.EM_AARCH64},
-		{"x86_64", []string{"ARCH=x86_64"}, []string{"--parameter-overrides", "Architecture=x86_64"}, elf.EM_X86_64},
+		{name: "by default", machine: elf.EM_AARCH64},
+		{name: "another one in the template", processor: "x86_64", machine: elf.EM_X86_64},
+		{
+			name: "another one as SAM's parameter", args: []string{"--parameter-overrides", "Architecture=x86_64"},
+			machine: elf.EM_AARCH64, // and CloudFormation refuses the parameter
+		},
+		{
+			name: "another one in the environment", env: []string{"ARCH=x86_64"},
+			refused: "ARCH=x86_64, but template.yaml deploys arm64",
+		},
+		{
+			name: "the old one in the environment", processor: "x86_64", env: []string{"ARCH=arm64"},
+			refused: "ARCH=arm64, but template.yaml deploys x86_64",
+		},
+		{name: "one that Lambda lacks", processor: "riscv64", refused: "ARCH=riscv64 is neither arm64 nor x86_64"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
-			sam(t, c.env, append([]string{"build", "--build-dir", dir}, c.args...)...)
-			f, err := elf.Open(filepath.Join(dir, "TokenFunction", "bootstrap"))
+			dir := checkout(t)
+			if c.processor != "" {
+				file := filepath.Join(dir, "template.yaml")
+				rig.WriteFile(t, file, strings.ReplaceAll(rig.ReadFile(t, file), "arm64", c.processor), 0o644)
+			}
+			out, errs, status := rig.Run(t, sam(t, dir, c.env, append([]string{"build"}, c.args...)...))
+			if c.refused != "" {
+				if status == 0 || !strings.Contains(errs, c.refused) {
+					t.Errorf("exit %d, want %q in\n%s%s", status, c.refused, out, errs)
+				}
+				return
+			}
+			if status != 0 {
+				t.Fatalf("exit %d\n%s%s", status, out, errs)
+			}
+			built := filepath.Join(dir, ".aws-sam/build/TokenFunction")
+			f, err := elf.Open(filepath.Join(built, "bootstrap"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -79,7 +107,7 @@ func TestSAMBuildsForItsArchitecture(t *testing.T) {
 			if libraries, err := f.ImportedLibraries(); err == nil && len(libraries) > 0 {
 				t.Errorf("bootstrap needs %s, which provided.al2023 need not have", libraries)
 			}
-			files, err := os.ReadDir(filepath.Join(dir, "TokenFunction"))
+			files, err := os.ReadDir(built)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -87,5 +115,15 @@ func TestSAMBuildsForItsArchitecture(t *testing.T) {
 				t.Errorf("the package holds %v, want bootstrap alone", files)
 			}
 		})
+	}
+}
+
+// SAM would take the source for the function, with .git and without the program.
+func TestNothingIsDeployedThatIsNotBuilt(t *testing.T) {
+	t.Parallel()
+	out, errs, status := rig.Run(t, sam(t, checkout(t), []string{"AWS_ENDPOINT_URL=http://127.0.0.1:1",
+		"AWS_DEFAULT_REGION=" + rig.Region}, "deploy", "--parameter-overrides", "AllowedTargets=orgs/acme"))
+	if status == 0 || !strings.Contains(errs, "Template file not found") {
+		t.Errorf("exit %d\n%s%s", status, out, errs)
 	}
 }
