@@ -1,8 +1,11 @@
 package template_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -10,12 +13,18 @@ import (
 	"testing"
 
 	"runner-token-broker/e2e/rig"
+	"runner-token-broker/internal/github"
+	"runner-token-broker/internal/network"
+	"runner-token-broker/internal/runner"
+	"runner-token-broker/internal/secretsmanager"
 )
 
 const (
 	secretARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:runners/github-pat-a1B2c3"
 	keyARN    = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+	logKeyARN = "arn:aws:kms:eu-central-1:123456789012:key/4321dcba-12ab-34cd-56ef-1234567890ab"
 	topicARN  = "arn:aws:sns:eu-central-1:123456789012:alarms"
+	boundary  = "arn:aws:iam::123456789012:policy/boundaries/runners"
 
 	function = "Resources/TokenFunction/Properties/"
 	events   = function + "Events/"
@@ -27,11 +36,17 @@ const (
 
 // settings are what the function reads; the endpoint is declared only where it is given.
 var settings = []string{
-	"GITHUB_SECRET_ID", "ALLOWED_TARGETS", "GITHUB_API_URL", "GITHUB_API_VERSION", "SECRET_TTL", "TOKEN_MIN_LIFE",
-	"HTTPS_PROXY", "NO_PROXY",
+	"GITHUB_SECRET_ID", "ALLOWED_TARGETS", "GITHUB_API_URL", "GITHUB_API_VERSION", "GITHUB_CA_CERTIFICATES", "SECRET_TTL",
+	"TOKEN_MIN_LIFE", "HTTPS_PROXY", "NO_PROXY",
 }
 
-const endpoint = "AWS_ENDPOINT_URL_SECRETS_MANAGER"
+const (
+	endpoint     = "AWS_ENDPOINT_URL_SECRETS_MANAGER"
+	certificates = "SSL_CERT_DIR" // Go's crypto/x509 reads it
+)
+
+// notSet are read only to be checked: whoever adds one to the function by hand must not be surprised.
+var notSet = []string{"AWS_ENDPOINT_URL", "HTTP_PROXY"}
 
 // Who may call, what the function may do, what it is told.
 func TestServiceTemplate(t *testing.T) {
@@ -39,7 +54,7 @@ func TestServiceTemplate(t *testing.T) {
 	hold(t, service, []situation{
 		{"with defaults", map[string]string{"AllowedTargets": "orgs/acme"}},
 		{"with everything", map[string]string{
-			"AllowedTargets":         "orgs/acme repos/acme/*",
+			"AllowedTargets":         "orgs/acme,repos/acme/*",
 			"CallerTarget":           "repos/acme/widgets",
 			"SecretArn":              secretARN,
 			"SecretKmsKeyArn":        keyARN,
@@ -48,6 +63,10 @@ func TestServiceTemplate(t *testing.T) {
 			"SecurityGroupIds":       "sg-0a1b2c3d",
 			"SecretsManagerEndpoint": "https://vpce-1.secretsmanager.eu-central-1.vpce.amazonaws.com",
 			"AlarmTopicArn":          topicARN,
+			"PermissionsBoundaryArn": boundary,
+			"RolePath":               "/runners/",
+			"LogKmsKeyArn":           logKeyARN,
+			"KeepLogs":               "true",
 		}},
 	}, []check{
 		{"the routes are the six of GitHub", routesAreGitHubs, []mistake{
@@ -68,6 +87,8 @@ func TestServiceTemplate(t *testing.T) {
 		{"requests are throttled", requestsAreThrottled, []mistake{
 			{"no throttling", api + "DefaultRouteSettings", ""},
 			{"no limit for a burst", api + "DefaultRouteSettings/ThrottlingBurstLimit", ""},
+			{"a rate at which instances give up", "Parameters/ThrottlingRateLimit/Default", `20`},
+			{"a burst above GitHub's limit", "Parameters/ThrottlingBurstLimit/Default", `500`},
 		}},
 		{"the stage is the one that the policies name", stageIsNamed, []mistake{
 			{"a named stage", api + "StageName", `"v1"`},
@@ -91,6 +112,12 @@ func TestServiceTemplate(t *testing.T) {
 		{"Lambda alone takes the function's role", lambdaAloneTakesTheRole, []mistake{
 			{"everybody", role + "AssumeRolePolicyDocument/Statement/0/Principal", `{"AWS": "*"}`},
 		}},
+		{"roles and policies are what the organization asks for", iamIsAsAsked, []mistake{
+			{"no boundary", role + "PermissionsBoundary", ""},
+			{"a boundary where none is given", role + "PermissionsBoundary", `{"Ref": "PermissionsBoundaryArn"}`},
+			{"a role in another place", role + "Path", ""},
+			{"a policy in another place", "Resources/CallerPolicy/Properties/Path", ""},
+		}},
 		{"callers get the two paths of their target", callersGetTheirTarget, []mistake{
 			{"a wildcard", caller + "Resource/1", `{"Fn::Sub": "arn:${AWS::Partition}:execute-api:*"}`},
 			{"a policy without a target", "Resources/CallerPolicy/Condition", ""},
@@ -101,6 +128,9 @@ func TestServiceTemplate(t *testing.T) {
 			{"no endpoint", function + "Environment/Variables/" + endpoint, ""},
 			{"a variable too many", function + "Environment/Variables/GITHUB_PAT", `"ghp_x"`},
 			{"another secret", function + "Environment/Variables/GITHUB_SECRET_ID", `"runners"`},
+			{"other certificates", function + "Environment/Variables/GITHUB_CA_CERTIFICATES", `{"Ref": "HttpsProxy"}`},
+			{"every certificate twice", function + "Environment/Variables/" + certificates, ""},
+			{"a folder of the system's", function + "Environment/Variables/" + certificates, `"/etc/pki/tls/certs"`},
 		}},
 		{"the function runs as it was made to", functionRunsAsMade, []mistake{
 			{"a long function", function + "Timeout", `60`},
@@ -121,19 +151,31 @@ func TestServiceTemplate(t *testing.T) {
 		{"logs end", logsEnd, []mistake{
 			{"logs for ever", "Resources/AccessLogGroup/Properties/RetentionInDays", ""},
 		}},
+		{"logs are encrypted and protected as asked", logsAreAsAsked, []mistake{
+			{"AWS's key", "Resources/FunctionLogGroup/Properties/KmsKeyId", ""},
+			{"the secret's key", "Resources/AccessLogGroup/Properties/KmsKeyId", `{"Ref": "SecretKmsKeyArn"}`},
+			{"a key where none is given", "Resources/AccessLogGroup/Properties/KmsKeyId", `{"Ref": "LogKmsKeyArn"}`},
+			{"a log that goes with the stack", "Resources/AccessLogGroup/Properties/DeletionProtectionEnabled", ""},
+			{"a stack that cannot be deleted", "Parameters/KeepLogs/Default", `"true"`},
+		}},
 		{"the outputs are these", outputsAreThese, []mistake{
 			{"an output that is missing", "Outputs/ApiUrl", ""},
 			{"an output too many", "Outputs/Pat", `{"Value": "ghp_x"}`},
 			{"a command where there is nothing to fill", "Outputs/FillSecretCommand/Condition", ""},
+			{"another list of targets", "Outputs/AllowedTargets/Value", `{"Ref": "CallerTarget"}`},
 		}},
 		{"the parameters ask for targets alone", parametersAskForTargets, []mistake{
 			{"everything allowed by default", "Parameters/AllowedTargets/Default", `"orgs/*"`},
 			{"a parameter without a default", "Parameters/SecretTtl/Default", ""},
 			{"a parameter without a description", "Parameters/SecretTtl/Description", ""},
 			{"another architecture", "Parameters/Architecture/Default", `"x86_64"`},
+			{"an architecture that is not built", "Parameters/Architecture/AllowedValues", `["arm64", "x86_64"]`},
 		}},
-		{"the patterns refuse typing errors", patternsRefuseTypingErrors, []mistake{
+		{"the patterns refuse typing errors", func(s stack, p *problems) { patternsRefuseTypingErrors(t, s, p) }, []mistake{
 			{"no pattern", "Parameters/SecretArn/AllowedPattern", ""},
+			{"a name that only looks full", "Parameters/SecretArn/AllowedPattern", `"^$|^arn:aws[a-z-]*:.+-[A-Za-z0-9]{6}$"`},
+			{"a list with spaces", "Parameters/AllowedTargets/AllowedPattern", `"^[a-z/*,_. -]+$"`},
+			{"a proxy with any text", "Parameters/HttpsProxy/AllowedPattern", `"^\\S*$"`},
 			{"a pattern that is too strict", "Parameters/SecretTtl/AllowedPattern", `"^[0-9]+m$"`},
 		}},
 	})
@@ -203,6 +245,10 @@ func requestsAreThrottled(s stack, p *problems) {
 	for _, limit := range []string{"ThrottlingRateLimit", "ThrottlingBurstLimit"} {
 		p.want(limit, at(s.stage(), "DefaultRouteSettings", limit), `{"Ref": "`+limit+`"}`)
 	}
+	// 10,000 instances in a minute are 167 requests a second. A burst makes as many calls to GitHub, which takes 100 at
+	// once.
+	p.want("the rate", at(s.parameters, "ThrottlingRateLimit", "Default"), `200`)
+	p.want("the burst", at(s.parameters, "ThrottlingBurstLimit", "Default"), `50`)
 }
 
 func stageIsNamed(s stack, p *problems) {
@@ -263,6 +309,23 @@ func lambdaAloneTakesTheRole(s stack, p *problems) {
 		`[{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "lambda.amazonaws.com"}}]`)
 }
 
+func iamIsAsAsked(s stack, p *problems) {
+	role := s.properties("TokenFunctionRole")
+	p.want("the role's path", at(role, "Path"), `{"Ref": "RolePath"}`)
+	p.want("the role's boundary", at(role, "PermissionsBoundary"), s.ifGiven("PermissionsBoundaryArn"))
+	for name, policy := range s.ofType("AWS::IAM::ManagedPolicy") {
+		p.want("the path of "+name, at(policy, "Path"), `{"Ref": "RolePath"}`)
+	}
+}
+
+// ifGiven is a reference to the parameter, if it is given, and else nothing.
+func (s stack) ifGiven(parameter string) string {
+	if s.given[parameter] == "" {
+		return `null`
+	}
+	return `{"Ref": "` + parameter + `"}`
+}
+
 func callersGetTheirTarget(s stack, p *problems) {
 	policies := s.ofType("AWS::IAM::ManagedPolicy")
 	var want []string
@@ -280,12 +343,14 @@ func callersGetTheirTarget(s stack, p *problems) {
 
 func functionIsToldItsSettings(s stack, p *problems) {
 	variables, _ := at(s.properties("TokenFunction"), "Environment", "Variables").(map[string]any)
-	want := slices.Clone(settings)
+	want := append(slices.Clone(settings), certificates)
 	if s.given["SecretsManagerEndpoint"] != "" {
 		want = append(want, endpoint)
 	}
 	p.wantAll("variable", slices.Collect(maps.Keys(variables)), want)
 	p.want("the secret that it is told of", variables["GITHUB_SECRET_ID"], s.secret())
+	p.want("the certificates of GitHub's server", variables["GITHUB_CA_CERTIFICATES"], `{"Ref": "GitHubCaCertificates"}`)
+	p.want("the folder of certificates", variables[certificates], `"/opt/certs"`) // of a layer
 }
 
 // Variables of Lambda, or of SAM, that the function reads too.
@@ -314,13 +379,13 @@ func TestFunctionReadsWhatTheTemplateSets(t *testing.T) {
 		}
 	}
 	for _, name := range read {
-		if !slices.Contains(append(settings, endpoint), name) {
+		if !slices.Contains(slices.Concat(settings, notSet, []string{endpoint}), name) {
 			t.Errorf("the function reads %s", name)
 		}
 	}
-	for _, name := range []string{"ALLOWED_TARGETS", "GITHUB_SECRET_ID"} {
+	for _, name := range append(settings, notSet...) {
 		if !slices.Contains(read, name) {
-			t.Errorf("this test does not see that the function reads %s", name)
+			t.Errorf("the function does not read %s", name)
 		}
 	}
 }
@@ -381,9 +446,17 @@ func logsEnd(s stack, p *problems) {
 	}
 }
 
+func logsAreAsAsked(s stack, p *problems) {
+	for name, group := range s.ofType("AWS::Logs::LogGroup") {
+		p.want("the key of "+name, at(group, "KmsKeyId"), s.ifGiven("LogKmsKeyArn"))
+		p.want("the protection of "+name, at(group, "DeletionProtectionEnabled"), `{"Ref": "KeepLogs"}`)
+	}
+	p.want("the protection by default", at(s.parameters, "KeepLogs", "Default"), `"false"`)
+}
+
 func outputsAreThese(s stack, p *problems) {
-	want := []string{"ApiUrl", "InvokeArnPrefix", "FunctionName", "FunctionArn", "SecretArn", "FunctionLogGroupName",
-		"AccessLogGroupName"}
+	want := []string{"ApiUrl", "AllowedTargets", "InvokeArnPrefix", "FunctionName", "FunctionArn", "SecretArn",
+		"FunctionLogGroupName", "AccessLogGroupName"}
 	if s.given["CallerTarget"] != "" {
 		want = append(want, "CallerPolicyArn")
 	}
@@ -391,6 +464,7 @@ func outputsAreThese(s stack, p *problems) {
 		want = append(want, "FillSecretCommand")
 	}
 	p.wantAll("output", slices.Collect(maps.Keys(s.outputs)), want)
+	p.want("the list of targets", at(s.outputs, "AllowedTargets", "Value"), `{"Ref": "AllowedTargets"}`)
 }
 
 func parametersAskForTargets(s stack, p *problems) {
@@ -405,55 +479,110 @@ func parametersAskForTargets(s stack, p *problems) {
 	}
 	p.wantAll("parameter without a default", required, []string{"AllowedTargets"})
 	p.want("the architecture", at(s.parameters, "Architecture", "Default"), `"arm64"`)
+	p.want("the architectures that it takes", at(s.parameters, "Architecture", "AllowedValues"), `["arm64"]`)
 }
 
-func patternsRefuseTypingErrors(s stack, p *problems) {
-	for name, examples := range map[string]struct{ accepted, refused []string }{
+func patternsRefuseTypingErrors(t *testing.T, s stack, p *problems) {
+	type examples struct{ Accepted, Refused []string }
+	key := examples{
+		[]string{"", keyARN},
+		[]string{"alias/pat", strings.Replace(keyARN, "key/", "alias/", 1), keyARN + "*"},
+	}
+	all := map[string]examples{
 		"AllowedTargets": {
 			[]string{"orgs/acme", "orgs/*", "orgs/acme,repos/acme/*",
-				" orgs/a_b, repos/acme/wid.gets\n enterprises/acme-corp ", "enterprises/*"},
+				" orgs/a_b, repos/acme/wid.gets,\n enterprises/acme-corp ", "enterprises/*"},
 			[]string{"", "*", "orgs/Acme", "acme", "repos/*", "repos/acme", "orgs/acme/*", "orgs/acme,", "orgs/a,,orgs/b",
-				"orgs/ac*", "org/acme"},
+				"orgs/ac*", "org/acme", "orgs/acme repos/acme/widgets"},
 		},
 		"CallerTarget": {
 			[]string{"", "orgs/acme", "repos/acme/.github", "enterprises/acme-corp"},
 			[]string{"orgs/*", "repos/acme/*", "orgs/Acme", "repos/acme", "acme", "orgs/acme,orgs/b", "orgs/acme/", "orgs/acm?"},
 		},
 		"SecretArn": {
-			[]string{"", secretARN, "arn:aws-us-gov:secretsmanager:us-gov-west-1:123456789012:secret:x-Abc123"},
+			[]string{"", secretARN, "arn:aws-us-gov:secretsmanager:us-gov-west-1:123456789012:secret:x-Abc123",
+				"arn:aws:secretsmanager:eu-central-1:123456789012:secret:github-runner-abcdef"},
 			[]string{"runners/github-pat", strings.TrimSuffix(secretARN, "-a1B2c3"), secretARN + "*",
-				strings.TrimSuffix(secretARN, "a1B2c3") + "??????"},
+				strings.TrimSuffix(secretARN, "a1B2c3") + "??????", secretARN + ":token::",
+				"arn:aws:secretsmanager:eu-central-1:123456789012:secret:github-runner",
+				"arn:aws:secretsmanager:eu-central-1:123456789012:secret:acme/pat-github"},
 		},
-		"SecretKmsKeyArn": {
-			[]string{"", keyARN},
-			[]string{"alias/pat", strings.Replace(keyARN, "key/", "alias/", 1), keyARN + "*"},
-		},
+		"SecretKmsKeyArn": key,
+		"LogKmsKeyArn":    key,
 		"GitHubApiUrl": {
 			[]string{"https://api.github.com", "https://github.example.com/api/v3",
 				"https://github.example.com:8443/api/v3/", "https://api.acme.ghe.com"},
 			[]string{"", "http://github.example.com/api/v3", "https://user@github.com", "https://api.github.com?x=1",
-				"https://github.com/acme"},
+				"https://github.com/acme", "https://github.com", "https://github.example.com", "https://acme.ghe.com"},
+		},
+		"GitHubCaCertificates": {
+			[]string{"", "LS0tLS1CRUdJTg==", "# Acme\n-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+				`-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n`},
+			[]string{"/etc/ssl/certs/ca.pem", "-----BEGIN", "LS0t LS1C", "file://ca.pem"},
 		},
 		"GitHubApiVersion": {[]string{"2022-11-28", "2026-03-10"}, []string{"", "latest", "2022-11"}},
 		"SecretTtl":        {[]string{"30s", "5m", "1h30m"}, []string{"", "0s", "5", "-5m", "5 m"}},
 		"TokenMinLife":     {[]string{"10m", "1h", "1h30m"}, []string{"", "0m", "30s", "30"}},
-		"AlarmTopicArn":    {[]string{"", topicARN}, []string{"alarms", "arn:aws:sqs:eu-central-1:123456789012:alarms"}},
+		"HttpsProxy": {
+			[]string{"", "http://proxy.example.com:3128", "http://10.0.0.1", "https://user:pass@proxy.example.com:8443/",
+				"socks5://proxy.example.com:1080", "http://[fd00::1]:3128"},
+			[]string{"proxy.example.com:3128", "http://", "http://proxy .example.com", "ftp://proxy.example.com",
+				"http://proxy.example.com:port", " http://proxy.example.com", "http://user@pass@proxy"},
+		},
+		"NoProxy": {
+			[]string{"", ".amazonaws.com", "github.example.com, 10.0.0.0/8,*,[::1]:80", "fd00::/8"},
+			[]string{"a b", "http://x", "user@host", "x/y", ",a"},
+		},
+		"SecretsManagerEndpoint": {
+			[]string{"", "https://vpce-1.secretsmanager.eu-central-1.vpce.amazonaws.com", "https://sm.example.com:8443/"},
+			[]string{"vpce-1.amazonaws.com", "http://vpce-1.amazonaws.com", "https://", "https://sm.example.com/path",
+				"https://user@sm.example.com"},
+		},
+		"PermissionsBoundaryArn": {
+			[]string{"", boundary, "arn:aws-cn:iam::aws:policy/PowerUserAccess"},
+			[]string{"runners", "arn:aws:iam::123456789012:role/x", boundary + "*"},
+		},
+		"RolePath": {
+			[]string{"/", "/runners/", "/acme/ci-cd/"},
+			[]string{"", "runners", "/runners", "runners/", "//", "/a b/"},
+		},
+		"AlarmTopicArn": {[]string{"", topicARN}, []string{"alarms", "arn:aws:sqs:eu-central-1:123456789012:alarms"}},
+	}
+	// What the template accepts, the function must start with.
+	for name, check := range map[string]func(string) error{
+		"AllowedTargets":         func(v string) error { _, err := runner.ParsePolicy(v); return err },
+		"SecretArn":              func(v string) error { _, err := secretsmanager.ParseID(v, ""); return err },
+		"GitHubApiUrl":           func(v string) error { _, err := github.ParseAPI(v); return err },
+		"HttpsProxy":             network.CheckProxy,
+		"NoProxy":                network.CheckNoProxy,
+		"SecretsManagerEndpoint": network.CheckEndpoint,
 	} {
-		pattern, ok := at(s.parameters, name, "AllowedPattern").(string)
-		if !ok {
-			p.add("parameter %s has no pattern", name)
-			continue
-		}
-		whole := regexp.MustCompile(`^(?:` + pattern + `)$`)
-		for _, v := range examples.accepted {
-			if !whole.MatchString(v) {
-				p.add("parameter %s refuses %q", name, v)
-			}
-		}
-		for _, v := range examples.refused {
-			if whole.MatchString(v) {
-				p.add("parameter %s accepts %q", name, v)
+		for _, v := range all[name].Accepted {
+			if err := check(v); err != nil && v != "" {
+				p.add("parameter %s accepts %q, and the function does not: %v", name, v, err)
 			}
 		}
 	}
+	// The patterns are Java's, which Python's resemble: Go's have no (?!...).
+	in, err := json.Marshal(map[string]any{"parameters": s.parameters, "examples": all})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), rig.Tool(t, "python"), "-c", matchAll)
+	cmd.Stdin = bytes.NewReader(in)
+	*p = append(*p, strings.FieldsFunc(rig.Output(t, cmd), func(r rune) bool { return r == '\n' })...)
 }
+
+const matchAll = `
+import json, re, sys
+given = json.load(sys.stdin)
+for name, examples in given["examples"].items():
+    pattern = given["parameters"].get(name, {}).get("AllowedPattern")
+    if pattern is None:
+        print(f"parameter {name} has no pattern")
+        continue
+    for said, values, want in ("refuses", examples["Accepted"], True), ("accepts", examples["Refused"], False):
+        for value in values:
+            if bool(re.fullmatch(pattern, value)) != want:
+                print(f"parameter {name} {said} {value!r}")
+`
