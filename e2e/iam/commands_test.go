@@ -133,17 +133,10 @@ func (c stsCredentials) aws() aws.Credentials {
 	return aws.Credentials{AccessKeyID: c.AccessKeyId, SecretAccessKey: c.SecretAccessKey, SessionToken: c.SessionToken}
 }
 
-// awsShell runs a script beside the examples, with the aws of aws.py, and returns what it printed.
+// awsShell runs a script beside the examples, with rig.AWSCLI, and returns what it printed.
 func awsShell(t *testing.T) func(endpoint string, c aws.Credentials, script string) string {
 	t.Helper()
-	program, err := filepath.Abs("aws.py")
-	if err != nil {
-		t.Fatal(err)
-	}
-	bin := t.TempDir()
-	rig.WriteFile(t, filepath.Join(bin, "aws"),
-		fmt.Sprintf("#!/bin/sh\nexec %q %q \"$@\"\n", rig.Tool(t, "python"), program), 0o755)
-	path := bin + ":" + filepath.Dir(rig.Tool(t, "curl")) + ":" + os.Getenv("PATH")
+	path := rig.AWSCLI(t) + ":" + filepath.Dir(rig.Tool(t, "curl")) + ":" + os.Getenv("PATH")
 	return func(endpoint string, c aws.Credentials, script string) string {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail")

@@ -80,7 +80,7 @@ func TestSAMBuildsForTheProcessorThatIsDeployed(t *testing.T) {
 		{name: "one that Lambda lacks", processor: "riscv64", refused: "ARCH=riscv64 is neither arm64 nor x86_64"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := checkout(t)
+			dir := rig.Checkout(t)
 			if c.processor != "" {
 				file := filepath.Join(dir, "template.yaml")
 				rig.WriteFile(t, file, strings.ReplaceAll(rig.ReadFile(t, file), "arm64", c.processor), 0o644)
@@ -121,7 +121,7 @@ func TestSAMBuildsForTheProcessorThatIsDeployed(t *testing.T) {
 // SAM would take the source for the function, with .git and without the program.
 func TestNothingIsDeployedThatIsNotBuilt(t *testing.T) {
 	t.Parallel()
-	out, errs, status := rig.Run(t, sam(t, checkout(t), []string{"AWS_ENDPOINT_URL=http://127.0.0.1:1",
+	out, errs, status := rig.Run(t, sam(t, rig.Checkout(t), []string{"AWS_ENDPOINT_URL=http://127.0.0.1:1",
 		"AWS_DEFAULT_REGION=" + rig.Region}, "deploy", "--parameter-overrides", "AllowedTargets=orgs/acme"))
 	if status == 0 || !strings.Contains(errs, "Template file not found") {
 		t.Errorf("exit %d\n%s%s", status, out, errs)
