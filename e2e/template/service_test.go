@@ -24,6 +24,7 @@ const (
 	keyARN    = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 	logKeyARN = "arn:aws:kms:eu-central-1:123456789012:key/4321dcba-12ab-34cd-56ef-1234567890ab"
 	topicARN  = "arn:aws:sns:eu-central-1:123456789012:alarms"
+	appKeyARN = "arn:aws:kms:eu-central-1:123456789012:key/mrk-1234abcd12ab34cd56ef1234567890ab"
 	boundary  = "arn:aws:iam::123456789012:policy/boundaries/runners"
 
 	function = "Resources/TokenFunction/Properties/"
@@ -46,7 +47,7 @@ const (
 )
 
 // notSet are read only to be checked: whoever adds one to the function by hand must not be surprised.
-var notSet = []string{"AWS_ENDPOINT_URL", "HTTP_PROXY"}
+var notSet = []string{"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS", "HTTP_PROXY"}
 
 // Who may call, what the function may do, what it is told.
 func TestServiceTemplate(t *testing.T) {
@@ -63,6 +64,7 @@ func TestServiceTemplate(t *testing.T) {
 			"SecurityGroupIds":       "sg-0a1b2c3d",
 			"SecretsManagerEndpoint": "https://vpce-1.secretsmanager.eu-central-1.vpce.amazonaws.com",
 			"AlarmTopicArn":          topicARN,
+			"AppKmsKeyArn":           appKeyARN,
 			"PermissionsBoundaryArn": boundary,
 			"RolePath":               "/runners/",
 			"LogKmsKeyArn":           logKeyARN,
@@ -106,7 +108,10 @@ func TestServiceTemplate(t *testing.T) {
 			{"every action on the secret", rights + "0/Action", `"secretsmanager:*"`},
 			{"unbound decryption", rights + "1/Fn::If/1/Condition", ""},
 			{"decryption by default", rights + "1/Fn::If/2", `{"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "*"}`},
-			{"a right that is missing", rights + "3", `{"Ref": "AWS::NoValue"}`},
+			{"signatures by every key", rights + "2/Fn::If/1/Resource", `"*"`},
+			{"the App's key may decrypt", rights + "2/Fn::If/1/Action", `["kms:Sign", "kms:Decrypt"]`},
+			{"signatures by default", rights + "2/Fn::If/2", `{"Effect": "Allow", "Action": "kms:Sign", "Resource": "*"}`},
+			{"a right that is missing", rights + "4", `{"Ref": "AWS::NoValue"}`},
 			{"a managed policy", role + "ManagedPolicyArns", `["arn:aws:iam::aws:policy/SecretsManagerReadWrite"]`},
 		}},
 		{"Lambda alone takes the function's role", lambdaAloneTakesTheRole, []mistake{
@@ -289,6 +294,10 @@ func functionHasItsRights(s stack, p *problems) {
 			"Resource": {"Ref": "SecretKmsKeyArn"}, "Condition": {"StringEquals": {
 				"kms:ViaService": {"Fn::Sub": "secretsmanager.${AWS::Region}.${AWS::URLSuffix}"},
 				"kms:EncryptionContext:SecretARN": `+s.secret()+`}}}`)
+	}
+	if s.given["AppKmsKeyArn"] != "" {
+		want = append(want, `{"Sid": "SignAsTheApp", "Effect": "Allow", "Action": "kms:Sign",
+			"Resource": {"Ref": "AppKmsKeyArn"}}`)
 	}
 	if s.given["SubnetIds"] != "" {
 		want = append(want, `{"Sid": "UseTheSubnets", "Effect": "Allow", "Action": [
@@ -509,6 +518,7 @@ func patternsRefuseTypingErrors(t *testing.T, s stack, p *problems) {
 		},
 		"SecretKmsKeyArn": key,
 		"LogKmsKeyArn":    key,
+		"AppKmsKeyArn":    key,
 		"GitHubApiUrl": {
 			[]string{"https://api.github.com", "https://github.example.com/api/v3",
 				"https://github.example.com:8443/api/v3/", "https://api.acme.ghe.com"},
