@@ -40,7 +40,7 @@ RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 test: ## run all tests but make e2e's
 	@test -n "$(RACE)" || { echo "NOT TESTED for races: there is no C compiler" >&2; test "$$CI" != true; }
-	go test $(RACE) -shuffle=on $$(go list ./... | grep -v /e2e/)
+	go test $(RACE) -shuffle=on -parallel 16 $$(go list ./... | grep -v /e2e/)
 
 lint: ## check formatting, modules, workflows and scripts; look for faults and known vulnerabilities
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
