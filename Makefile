@@ -15,7 +15,7 @@ ELF_x86_64 := 3e00
 FLAGS := -trimpath -buildvcs=false -tags lambda.norpc -ldflags='-s -w'
 
 .DEFAULT_GOAL := help
-.PHONY: help token run sam-invoke sam-api test lint build build-TokenFunction e2e docs bench clean
+.PHONY: help token run sam-invoke sam-api user-data test lint build build-TokenFunction e2e docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-zA-Z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ sam-invoke: local ## invoke the function in SAM local; EVENT=events/direct-org.j
 
 sam-api: local ## serve in SAM local on 127.0.0.1:3000 until Ctrl-C; PORT=, SAM_ENV=
 	@exec $(BUILD)/local/stack sam start-api
+
+user-data: ## print EC2 user data; OS=linux or windows, API_URL=, TARGET=, REGION= (docs/user-data.md)
+	@go run ./internal/userdata
 
 # The race detector needs a C compiler. Go says whether it found one.
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)

@@ -46,15 +46,15 @@ var owners = map[string][]string{
 // imports are what each package that is linked into the function imports, tests aside.
 func imports(t *testing.T) map[string][]string {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`,
-		module+"functions/...", module+"internal/...").Output()
+	out, err := exec.Command("go", "list", "-deps", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`,
+		module+"functions/...").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := map[string][]string{}
 	for line := range strings.Lines(string(out)) {
 		fields := strings.Fields(line)
-		if room := strings.TrimPrefix(fields[0], module); !strings.HasPrefix(room, "internal/local") {
+		if room, ours := strings.CutPrefix(fields[0], module); ours {
 			all[room] = fields[1:]
 		}
 	}
