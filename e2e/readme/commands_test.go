@@ -33,7 +33,7 @@ func TestEachCommandIsRun(t *testing.T) {
 		{deploying, "sam build\n", "TestDeployment"},
 		{deploying, "sam deploy --parameter-overrides GitHubCa", "TestDeployment"},
 		{deploying, "aws cloudformation delete-stack", "TestDeployment"},
-		{"docs/user-data.md", "   : ", data},
+		{"docs/user-data.md", "make user-data", "TestInstanceGetsTheUserData"},
 	}
 	pages, err := filepath.Glob(filepath.Join(rig.Root, "docs/*.md"))
 	if err != nil {

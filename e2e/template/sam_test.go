@@ -23,6 +23,7 @@ func sam(t *testing.T, dir string, env []string, args ...string) *exec.Cmd {
 const (
 	service  = rig.Root + "/template.yaml"
 	scaleOut = rig.Root + "/examples/step-functions/template.yaml"
+	ec2      = rig.Root + "/examples/ec2/template.yaml"
 )
 
 // As it is written, and as SAM translates it.
@@ -31,6 +32,7 @@ func TestTemplatesAreValid(t *testing.T) {
 	for _, c := range []struct{ name, file string }{
 		{"the service", service},
 		{"the example of Step Functions", scaleOut},
+		{"the example of EC2", ec2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
