@@ -29,7 +29,7 @@ import (
 
 // boot is an instance that starts: what it sees, GitHub's releases among it, and the folder that it writes to.
 //
-// Not here: another user for the runner, systemd (systemctl is a stub), libicu, and GitHub's own runner.
+// Not here: another user for the runner, systemd (systemctl and journalctl are stubs), libicu, and GitHub's own runner.
 type boot struct {
 	*rig.Instance
 	dir string // everything that is written, but for what the script makes in TMPDIR
@@ -48,7 +48,14 @@ func newBoot(t *testing.T, c aws.Credentials) *boot {
 		t.Fatal(err)
 	}
 	// curl and openssl record their arguments, where no secret may be, and sleep how long it was to take.
-	b.write(t, "bin/systemctl", `echo "$*" >>"$RECORD/systemctl"`)
+	// A file named as a question holds the answer to it.
+	b.write(t, "bin/systemctl", `case $1 in
+  show) echo invocation ;;
+  is-active) cat "$RECORD/is-active" 2>/dev/null || echo active ;;
+  is-system-running) cat "$RECORD/is-system-running" 2>/dev/null || echo running ;;
+  *) echo "$*" >>"$RECORD/systemctl" ;;
+esac`)
+	b.write(t, "bin/journalctl", `cat "$RECORD/journal" 2>/dev/null || echo 'Listening for Jobs'`)
 	b.write(t, "bin/sleep", `echo "$*" >>"$RECORD/sleep"; exec `+rig.Tool(t, "sleep")+` 0.02`)
 	b.write(t, "bin/openssl", `echo "$*" >>"$RECORD/openssl"; exec `+rig.Tool(t, "openssl")+` "$@"`)
 	b.write(t, "bin/curl", `echo "$*" >>"$RECORD/curl"
@@ -57,11 +64,26 @@ case "$*:$CURL" in
   '-q --help all:bare') echo '     --basic  Use HTTP Basic Authentication' ;;
   *) exec `+rig.Tool(t, "curl")+` "$@" ;;
 esac`)
-	b.env = append(rig.Environ(), "PATH="+b.dir+"/bin:"+os.Getenv("PATH"), "RECORD="+b.dir, "TMPDIR="+t.TempDir(), "CURL=",
+	b.env = append(rig.Environ(), "PATH="+b.dir+"/bin:"+asRoot(t, b.dir)+os.Getenv("PATH"), "RECORD="+b.dir, "TMPDIR="+t.TempDir(), "CURL=",
 		"API_URL="+b.APIURL, "TARGET=orgs/acme", "REGION="+rig.Region, "RUNNER_TOKEN_TIMEOUT=20",
 		"RUNNER_USER="+me.Username, "RUNNER_DIR="+b.dir+"/runner", "HOOK="+b.dir+"/hook", "UNIT="+b.dir+"/runner.service",
+		"SETTINGS="+b.dir+"/settings.env",
 		"IMDS_URL="+b.IMDSURL, "RELEASES_URL="+releases+"/api", "DOWNLOAD_URL="+releases+"/download")
 	return b
+}
+
+// asRoot returns what comes before the PATH for the script to believe that it is root, if the test is not. A folder of
+// its own in dir holds it.
+func asRoot(t *testing.T, dir string) string {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return ""
+	}
+	if err := os.MkdirAll(dir+"/root", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	rig.WriteFile(t, dir+"/root/id", "#!/bin/sh\n[ \"$1\" = -u ] && echo 0 || exec "+rig.Tool(t, "id")+` "$@"`, 0o755)
+	return dir + "/root:"
 }
 
 // setting returns a variable of the environment, "" if there is none.
@@ -92,13 +114,16 @@ case $1 in
     rm .runner ;;
   *)
     [ ! -e .runner ] || { echo 'already configured'; exit 1; }
-    touch .runner
+    [ ! -e "$RECORD/too-old" ] || { cat "$RECORD/too-old"; exit 1; }
+    while [ "$1" != --name ]; do shift; done
+    printf '\357\273\277{\n  "agentId": 1,\n  "agentName": "%s"\n}' "$2" >.runner
     cp bin/svc.sh . ;;
 esac
 `,
 	"bin/svc.sh": `echo "$*" >>"$RECORD/svc.args"
 env >>"$RECORD/svc.env"
-[ "$1" != install ] || echo actions.runner.acme.service >.service
+[ "$1" != install ] || [ -e "$RECORD/svc-fails" ] || echo actions.runner.acme.service >.service
+[ ! -e "$RECORD/svc-fails" ] || [ "$1" != install ]
 `,
 	"bin/installdependencies.sh": "",
 }

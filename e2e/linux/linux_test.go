@@ -1,7 +1,9 @@
 package linux_test
 
 import (
+	"bytes"
 	"cmp"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -97,9 +99,12 @@ func TestLinuxRegisters(t *testing.T) {
 			if !strings.Contains(b.recorded(t, "config.env"), "\nACTIONS_RUNNER_INPUT_TOKEN="+token+"\n") {
 				t.Error("config.sh did not get the token in its environment")
 			}
-			got := b.recorded(t, "svc.args")
-			if !strings.HasPrefix(got, "install ") || !strings.HasSuffix(got, "\nstart\n") {
-				t.Errorf("svc.sh got %q", got)
+			if got, want := b.recorded(t, "svc.args"), "uninstall\ninstall "+b.setting("RUNNER_USER")+"\n"; got != want {
+				t.Errorf("svc.sh got %q, want %q", got, want)
+			}
+			const started = "daemon-reload\nenable runner.service\nstart runner.service " + runnerUnit + "\n"
+			if got := b.recorded(t, "systemctl"); got != started {
+				t.Errorf("systemctl got %q, want %q", got, started)
 			}
 			// What config.sh writes, credentials among it, only the runner's user can read.
 			if info, err := os.Stat(b.dir + "/runner/.runner"); err != nil || info.Mode().Perm() != 0o600 {
@@ -157,22 +162,18 @@ func TestLinuxLeavesAndJoinsAgain(t *testing.T) {
 	if status != 0 {
 		t.Fatalf("exit %d\n%s", status, errs)
 	}
-	if got := b.recorded(t, "systemctl"); got != "daemon-reload\nenable --now runner.service\n" {
-		t.Errorf("systemctl got %q", got)
-	}
 	unit := b.recorded(t, "runner.service")
 	if !strings.Contains(unit, "\nBefore=actions.runner.acme.service\n") {
 		t.Error("the unit is not bound to the runner's")
 	}
 	var env []string
-	for line := range strings.Lines(unit) {
-		if quoted, ok := strings.CutPrefix(line, "Environment="); ok {
-			v, err := strconv.Unquote(strings.TrimSpace(quoted))
-			if err != nil {
-				t.Errorf("%s: %v", line, err)
-			}
-			env = append(env, v)
+	for line := range strings.Lines(b.recorded(t, "settings.env")) {
+		name, quoted, _ := strings.Cut(strings.TrimSpace(line), "=")
+		value, err := strconv.Unquote(quoted)
+		if err != nil {
+			t.Errorf("%s: %v", line, err)
 		}
+		env = append(env, name+"="+value)
 	}
 	// systemd passes on the unit's variables alone.
 	b.env = slices.DeleteFunc(b.env, func(v string) bool {
@@ -188,10 +189,16 @@ func TestLinuxLeavesAndJoinsAgain(t *testing.T) {
 		}
 	}
 	joined := b.recorded(t, "config.args")
-	exec("ExecStart")
+	exec("ExecStartPre")
 	if got := b.recorded(t, "config.args"); got != joined {
 		t.Errorf("a runner that is registered was configured again: %q", got)
 	}
+	// However long it is asked to wait: it holds up the shutdown.
+	b.Fail(nil, always(rig.Refusal{Status: 503, RetryAfter: "30"}))
+	if _, errs, status := b.run(t, append(env, "RUNNER_TOKEN_TIMEOUT=300"), b.dir+"/hook", "--remove"); status != 6 {
+		t.Errorf("a limit while stopping: exit %d\n%s", status, errs)
+	}
+	b.Fail(nil, nil)
 	exec("ExecStop")
 	if got := b.recorded(t, "config.args"); got != joined+"remove\n" {
 		t.Errorf("stopping did not remove the runner: %q", got)
@@ -200,13 +207,11 @@ func TestLinuxLeavesAndJoinsAgain(t *testing.T) {
 	if last.Path != "/orgs/acme/actions/runners/remove-token" {
 		t.Errorf("stopping asked for %s", last.Path)
 	}
-	// However long it is asked to wait: it holds up the shutdown.
-	b.Fail(nil, always(rig.Refusal{Status: 503, RetryAfter: "30"}))
-	if _, errs, status := b.run(t, append(env, "RUNNER_TOKEN_TIMEOUT=300"), b.dir+"/hook", "--remove"); status != 6 {
-		t.Errorf("a limit while stopping: exit %d\n%s", status, errs)
+	exec("ExecStop") // when it has left already, as after an ephemeral runner's job
+	if got := b.recorded(t, "config.args"); got != joined+"remove\n" {
+		t.Errorf("it was removed twice: %q", got)
 	}
-	b.Fail(nil, nil)
-	exec("ExecStart")
+	exec("ExecStartPre")
 	if got := b.recorded(t, "config.args"); got != joined+"remove\n"+joined {
 		t.Errorf("starting again did not register the runner: %q", got)
 	}
@@ -234,6 +239,7 @@ func coded(status int, code, retryAfter string) rig.Refusal {
 // TestLinuxFaults takes time and measures it, so it runs alone.
 func TestLinuxFaults(t *testing.T) {
 	b := newBoot(t, rig.RoleCredentials())
+	forged := b.dir + "/forged"
 	gateway := func(status int, message string) rig.Refusal {
 		return rig.Refusal{Status: status, Body: fmt.Sprintf(`{"message":%q}`, message)}
 	}
@@ -270,9 +276,27 @@ func TestLinuxFaults(t *testing.T) {
 		{name: "503 for ever", api: always(coded(503, "Unavailable", "")), timeout: "2", status: 6,
 			says: "RUNNER_TOKEN_TIMEOUT=2", posts: 6, orMore: true},
 		{name: "Retry-After is too long", api: always(coded(503, "RateLimited", "900")), status: 6,
-			says: "RUNNER_TOKEN_TIMEOUT=20", posts: 1},
+			says: "asked to wait 900 s. Remedy: ", posts: 1},
 		{name: "Retry-After is a date", api: upTo(1, coded(503, "RateLimited", "Wed, 25 Nov 2026 15:16:44 GMT")), posts: 2},
-		{name: "the Region is another", env: "REGION=us-east-1", status: 5, says: "API Gateway refused", posts: 1},
+		{name: "IAM does not know the role's policy yet", api: upTo(2, gateway(403, "Forbidden")), posts: 3},
+		{name: "the Region is another", env: "REGION=us-east-1", status: 5, says: "API Gateway refused", posts: 5,
+			orMore: true, sleeps: 90},
+		{name: "the Region is another, and time is up", env: "REGION=us-east-1", timeout: "2", status: 5,
+			says: "API Gateway refused", posts: 2, orMore: true},
+		{name: "403 with two Dates", api: always(dated("Wed, 25 Nov 2026 15:16:44 GMT", "Wed, 25 Nov 2026 15:16:44 GMT")),
+			status: 5, says: "403 without a code: Forbidden; its Date header cannot be read", posts: 1},
+		{name: "403 with a Date that is none", api: always(dated("soon")), status: 5, says: "cannot be read", posts: 1},
+		{name: "a message with escapes", api: always(rig.Refusal{Status: 400, Body: "{\n" + `  "code": "InvalidRequest",
+  "message": "target \"x\\y\" \u0041\u001b\/\n, \\\"code\\\": \\\"X\\\"",
+  "request_id": "c6af9ac6"` + "\n}"}), status: 5, posts: 1,
+			says: `refused: 400 InvalidRequest: target "x\y" A / , \"code\": \"X\" (request_id c6af9ac6). Remedy: check TARGET`},
+		{name: "a long message", api: always(rig.Refusal{Status: 400, Body: `{"code":"InvalidRequest","message":"` +
+			strings.Repeat("m", 501) + `","request_id":"c6af9ac6"}`}), status: 5, posts: 1,
+			says: ": " + strings.Repeat("m", 500) + " (request_id c6af9ac6)"},
+		{name: "API Gateway's request", api: always(rig.Refusal{Status: 404, Body: `{"message":"Not Found"}`,
+			Header: http.Header{"Apigw-Requestid": {"JKJaXmPLvHcESHA="}}}), status: 5, posts: 1,
+			says: "404 without a code: Not Found (request_id JKJaXmPLvHcESHA=). Remedy: API Gateway has no such path"},
+		{name: "a slash after API_URL", env: "API_URL=" + b.APIURL + "/", posts: 1},
 		{name: "TargetNotAllowed", env: "TARGET=orgs/other", status: 5, says: "add orgs/other to AllowedTargets", posts: 1},
 		{name: "no token", api: upTo(1, rig.Refusal{Status: 201, Body: `{"token":"","runner_url":"https://x.example/acme"}`}),
 			status: 5, says: "no token", posts: 1},
@@ -281,7 +305,30 @@ func TestLinuxFaults(t *testing.T) {
 		{name: "cut off", env: "API_URL=" + hangingUp(t), timeout: "2", status: 6, says: "curl's error 52"},
 		{name: "no TLS", env: "API_URL=https" + strings.TrimPrefix(b.APIURL, "http"), timeout: "2", status: 6,
 			says: "curl's error 35"},
-		{name: "an untrusted certificate", env: "API_URL=" + untrusted(t), status: 5, says: "curl's error 60"},
+		{name: "an untrusted certificate", env: "API_URL=" + untrusted(t), status: 5,
+			says: "Remedy: the company's CA is not in this machine's store"},
+		{name: "no metadata service", env: "IMDS_URL=http://127.0.0.1:1", timeout: "2", status: 3,
+			says: "no answer from the metadata service http://127.0.0.1:1. Remedy: in a container set the hop limit"},
+		{name: "no role", imds: func(path string) int {
+			if strings.HasPrefix(path, "/latest/meta-data/iam") {
+				return http.StatusNotFound
+			}
+			return 0
+		}, timeout: "2", status: 3, says: "the instance has no role. Remedy: attach an instance profile"},
+		{name: "a role that EC2 cannot assume", env: "IMDS_URL=" + imds(t, "session", "role", `{"Code": "AssumeRoleUnauthorizedAccess",
+			"Message": "EC2 cannot assume the role role."}`), timeout: "2", status: 3,
+			says: "role: AssumeRoleUnauthorizedAccess: EC2 cannot assume the role role.. Remedy: the role must exist"},
+		{name: "a forged session token", env: "IMDS_URL=" + imds(t, "s\"\noutput = \""+forged, "role", "{}"), timeout: "2",
+			status: 3, says: "nonsense"},
+		{name: "a forged role", env: "IMDS_URL=" + imds(t, "session", "../{user-data,x}", "{}"), timeout: "2", status: 3,
+			says: "Remedy: attach"},
+		{name: "forged keys", env: "IMDS_URL=" + imds(t, "session", "role", `{"AccessKeyId": "A\"\noutput = \"`+forged+`",
+			"SecretAccessKey": "S", "Token": "T"}`), timeout: "2", status: 3, says: "no credentials of the role role"},
+		{name: "a container of Fargate", imds: noCredentials, env: "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/v2/credentials/x",
+			status: 3, says: "credentials of a container (Fargate, ECS, EKS). Remedy: this script signs as"},
+		{name: "keys in the environment", imds: noCredentials, env: "AWS_ACCESS_KEY_ID=AKIAIOSFODNN7EXAMPLE", status: 3,
+			says: "keys in the environment. Remedy: this script signs as"},
+		{name: "keys in the environment, and a role", env: "AWS_ACCESS_KEY_ID=AKIAIOSFODNN7EXAMPLE", posts: 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			os.Remove(filepath.Join(b.dir, "sleep"))
@@ -322,7 +369,29 @@ func TestLinuxFaults(t *testing.T) {
 	if len(first) > 3 && len(slices.Compact(slices.Clone(first))) == 1 {
 		t.Errorf("there is no jitter: %v", first)
 	}
+	if _, err := os.Stat(forged); err == nil {
+		t.Error("a metadata service wrote a file")
+	}
 	b.keepsSecrets(t, "")
+}
+
+// dated is a refusal of API Gateway's.
+func dated(dates ...string) rig.Refusal {
+	return rig.Refusal{Status: 403, Body: `{"message":"Forbidden"}`, Header: http.Header{"Date": dates}}
+}
+
+// imds is a metadata service that gives a session token, a role's name and its credentials, whatever they are.
+func imds(t *testing.T, session, role, credentials string) string {
+	return rig.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch path := r.URL.Path; {
+		case path == "/latest/api/token":
+			io.WriteString(w, session)
+		case strings.HasSuffix(path, "/security-credentials/"):
+			io.WriteString(w, role)
+		default:
+			io.WriteString(w, credentials)
+		}
+	}))
 }
 
 // mute takes requests and says nothing.
@@ -470,7 +539,7 @@ func TestLinuxSettings(t *testing.T) {
 			t.Fatal(err)
 		}
 		cmd := exec.CommandContext(t.Context(), "bash", linuxSH)
-		cmd.Env = append(rig.Environ(), "API_URL=http://127.0.0.1:1", "TARGET=orgs/acme", "REGION="+rig.Region,
+		cmd.Env = append(rig.Environ(), "PATH="+asRoot(t, dir)+os.Getenv("PATH"), "API_URL=http://127.0.0.1:1", "TARGET=orgs/acme", "REGION="+rig.Region,
 			"IMDS_URL=http://127.0.0.1:1", "RELEASES_URL=http://127.0.0.1:1", "RUNNER_DIR="+dir+"/runner")
 		cmd.Env = append(cmd.Env, env...)
 		out, errs, status := rig.Run(t, cmd)
@@ -486,8 +555,14 @@ func TestLinuxSettings(t *testing.T) {
 		"API_URL=", "API_URL=http://example.com", "API_URL=https://x.example/a?b",
 		"TARGET=", "TARGET=orgs/Acme", "TARGET=acme", "TARGET=orgs/acme/",
 		"REGION=", "REGION=Frankfurt",
-		"RUNNER_LABELS=a b", `RUNNER_GROUP=a"b`, "RUNNER_EPHEMERAL=yes", "RUNNER_VERSION=latest",
-		"RUNNER_USER=a b", "RUNNER_DIR=runner", "RUNNER_TOKEN_TIMEOUT=5m", "RUNNER_TOKEN_TIMEOUT=0",
+		"RUNNER_LABELS=a b", "RUNNER_LABELS=ä", "RUNNER_LABELS=a,", `RUNNER_LABELS=a"`, "RUNNER_LABELS=a%i", `RUNNER_LABELS=\`,
+		`RUNNER_GROUP=a"b`, "RUNNER_GROUP=größe", "RUNNER_GROUP=a\nb", "RUNNER_EPHEMERAL=yes",
+		"RUNNER_VERSION=latest", "RUNNER_SHA256=xyz", "RUNNER_USER=a b", "RUNNER_DIR=runner",
+		"RUNNER_TOKEN_TIMEOUT=5m", "RUNNER_TOKEN_TIMEOUT=0", "RUNNER_TOKEN_TIMEOUT=-1", "RUNNER_TOKEN_TIMEOUT=soon",
+		"RUNNER_AFTER_JOB=halt", "RUNNER_IDLE_TIMEOUT=59", "RUNNER_IDLE_TIMEOUT=-1", "RUNNER_IDLE_TIMEOUT=1h",
+		"RUNNER_CA_FILE=ca.pem", "RUNNER_CA_FILE=/etc/hostname", "RUNNER_CA_FILE=/none.pem",
+		"IMDS_URL=nonsense", "RELEASES_URL=nonsense", "DOWNLOAD_URL=nonsense",
+		"http_proxy=proxy:3128", `https_proxy=http://a"b`, `no_proxy=\`,
 	} {
 		t.Run(env, func(t *testing.T) {
 			t.Parallel()
@@ -498,6 +573,17 @@ func TestLinuxSettings(t *testing.T) {
 				want = "runner: " + name + " is not set: set it to "
 			}
 			if !strings.HasPrefix(errs, want) || strings.Count(errs, "\n") != 1 || status != 2 {
+				t.Errorf("exit %d: %s", status, errs)
+			}
+		})
+	}
+	for env, want := range map[string]string{
+		"TARGET=repos/acme/widgets.git": "runner: TARGET is malformed: set it without .git at its end\n",
+		"HTTPS_PROXY=proxy:3128":        "runner: https_proxy is malformed: set it to a proxy's URL, http://HOST:PORT\n",
+	} {
+		t.Run(env, func(t *testing.T) {
+			t.Parallel()
+			if errs, status := run(t, env); errs != want || status != 2 {
 				t.Errorf("exit %d: %s", status, errs)
 			}
 		})
@@ -552,11 +638,14 @@ func TestVectorsAreBotocores(t *testing.T) {
 	}
 }
 
-// EC2 refuses user data above 16 KiB (the User Guide's "Run commands when you launch an EC2 instance"). The reader's
-// own values come on top.
+// EC2 takes 16 KiB of user data (the User Guide's "Run commands when you launch an EC2 instance"), and cloud-init
+// unpacks gzip. The reader's own values and lines come on top.
 func TestLinuxIsUserData(t *testing.T) {
 	t.Parallel()
-	if room := 16<<10 - len(rig.ReadFile(t, linuxSH)); room < 300 {
-		t.Errorf("there are %d bytes left for the reader's values", room)
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	io.WriteString(z, rig.ReadFile(t, linuxSH))
+	if err := z.Close(); err != nil || packed.Len() > 12<<10 {
+		t.Errorf("it is packed in %d bytes: %v", packed.Len(), err)
 	}
 }

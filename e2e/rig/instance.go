@@ -2,6 +2,7 @@ package rig
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -30,6 +31,7 @@ type Refusal struct {
 	Status     int
 	Body       string
 	RetryAfter string
+	Header     http.Header // besides
 }
 
 // NewInstance starts the function, and gives the instance a role with the credentials.
@@ -47,6 +49,7 @@ func NewInstance(t *testing.T, c aws.Credentials) *Instance {
 			api.ServeHTTP(w, r)
 			return
 		}
+		maps.Copy(w.Header(), refusal.Header)
 		if refusal.RetryAfter != "" {
 			w.Header().Set("Retry-After", refusal.RetryAfter)
 		}
