@@ -65,6 +65,7 @@ case "$*:$CURL" in
   *) exec `+rig.Tool(t, "curl")+` "$@" ;;
 esac`)
 	b.env = append(rig.Environ(), "PATH="+b.dir+"/bin:"+asRoot(t, b.dir)+os.Getenv("PATH"), "RECORD="+b.dir, "TMPDIR="+t.TempDir(), "CURL=",
+		"SSL_CERT_FILE=", "NODE_EXTRA_CA_CERTS=",
 		"API_URL="+b.APIURL, "TARGET=orgs/acme", "REGION="+rig.Region, "RUNNER_TOKEN_TIMEOUT=20",
 		"RUNNER_USER="+me.Username, "RUNNER_DIR="+b.dir+"/runner", "HOOK="+b.dir+"/hook", "UNIT="+b.dir+"/runner.service",
 		"SETTINGS="+b.dir+"/settings.env",
@@ -111,6 +112,7 @@ env >>"$RECORD/config.env"
 case $1 in
   remove)
     [ ! -e .service ] || { echo 'Uninstall service first'; exit 1; }
+    [ ! -e "$RECORD/busy" ] || { echo 'Runner is currently running a job and cannot be deleted'; exit 1; }
     rm .runner ;;
   *)
     [ ! -e .runner ] || { echo 'already configured'; exit 1; }
@@ -123,7 +125,7 @@ esac
 	"bin/svc.sh": `echo "$*" >>"$RECORD/svc.args"
 env >>"$RECORD/svc.env"
 [ "$1" != install ] || [ -e "$RECORD/svc-fails" ] || echo actions.runner.acme.service >.service
-[ ! -e "$RECORD/svc-fails" ] || [ "$1" != install ]
+[ "$1" != install ] || [ ! -e "$RECORD/svc-fails" ]
 `,
 	"bin/installdependencies.sh": "",
 }

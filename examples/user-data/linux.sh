@@ -431,7 +431,7 @@ write_env() {
   names+='|RUNNER_ALLOW_RUNASROOT|ACTIONS_RUNNER_HOOK_[A-Z_]+|GITHUB_ACTIONS_[A-Z_]+'
   for name in $(compgen -e | grep -xE "$names" || :); do
     [[ ${!name} != *$'\n'* ]] || die 2 "$name is malformed: set it to one line"
-    lines+=$name=${!name}$'\n'
+    [[ -z ${!name} ]] || lines+=$name=${!name}$'\n'
   done
   # shellcheck disable=SC2016 # $1 is the inner shell's
   [[ -z $lines ]] || printf %s "$lines" | as_runner sh -c \
