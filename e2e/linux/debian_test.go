@@ -1,7 +1,9 @@
 package linux_test
 
 import (
+	"bytes"
 	"cmp"
+	"compress/gzip"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -24,8 +26,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -62,7 +66,16 @@ case $1 in
   *) systemctl "$1" ` + runnerUnit + ` ;;
 esac
 `
-	files["run.sh"] = "[ -e .runner ] && exec sleep infinity\n"
+	// As GitHub's listener it reads .env, says that it is connected, and after its one job takes its registration away.
+	files["run.sh"] = `[ -e .runner ] || { echo 'An error occurred: Not configured'; exit 1; }
+[ ! -e .env ] || while IFS= read -r line; do export "$line"; done <.env
+env >/record/service.env
+echo 'Listening for Jobs'
+until [ -e /record/job ]; do sleep 1; done
+cp /bin/sleep bin/Runner.Worker
+"$PWD/bin/Runner.Worker" 3
+rm .runner
+`
 	files["bin/installdependencies.sh"] = "touch /record/installdependencies\n"
 	return files
 }
@@ -93,13 +106,16 @@ type debian struct {
 	root        string
 	internet    http.Handler
 	certificate tls.Certificate
+	tunnels     tunnels // through the proxy, port 3128
 
 	nspawn  *exec.Cmd
 	systemd string        // the process id of it, as nspawn sees it
 	off     chan struct{} // closed when the machine is
 }
 
-func newDebian(t *testing.T, ephemeral bool) *debian {
+// newDebian makes one with user data. It knows GitHub's and API Gateway's names, unless it is to have a proxy, and has
+// their CA in a file.
+func newDebian(t *testing.T, userData string, proxied bool) *debian {
 	t.Helper()
 	tree := debianTree(t)
 	for _, name := range []string{"systemd-nspawn", "ip", "nsenter", "journalctl"} {
@@ -113,24 +129,16 @@ func newDebian(t *testing.T, ephemeral bool) *debian {
 	if err := errors.Join(os.Mkdir(d.dir, 0), os.Chmod(d.dir, 0o1777)); err != nil {
 		t.Fatal(err)
 	}
-	script := rig.ReadFile(t, linuxSH)
-	for name, value := range map[string]string{
-		"API_URL": "https://" + apiHost, "TARGET": "orgs/acme", "REGION": rig.Region,
-		"RUNNER_EPHEMERAL": strconv.FormatBool(ephemeral),
-	} {
-		setting := regexp.MustCompile(`(\$\{` + name + `:=)[^}]*}`)
-		if len(setting.FindAllString(script, -1)) != 1 {
-			t.Fatalf("%s is not set once", name)
-		}
-		script = setting.ReplaceAllString(script, "${1}"+value+"}")
-	}
 	var ca string
 	d.certificate, ca = certify(t, apiHost, "api.github.com", "github.com")
+	hosts := "127.0.0.1 localhost debian\n"
+	if !proxied {
+		hosts += "192.0.2.1 " + apiHost + " api.github.com github.com\n"
+	}
 	for name, text := range map[string]string{
-		"etc/ssl/certs/ca-certificates.crt": ca,
-		"etc/hostname":                      "debian\n",
-		"etc/hosts": "127.0.0.1 localhost debian\n" +
-			"192.0.2.1 " + apiHost + " api.github.com github.com\n",
+		"etc/company.pem": ca,
+		"etc/hostname":    "debian\n",
+		"etc/hosts":       hosts,
 		"etc/resolv.conf": "nameserver 127.0.0.1\n", // where nothing answers, so that the script is told at once
 		"etc/network/interfaces": "auto eth0\niface eth0 inet static\n" +
 			"  address 192.0.2.2/24\n  gateway 192.0.2.1\n",
@@ -141,7 +149,7 @@ func newDebian(t *testing.T, ephemeral bool) *debian {
 			t.Fatal(err)
 		}
 	}
-	d.internet = d.newInternet(t, script)
+	d.internet = d.newInternet(t, userData)
 	return d
 }
 
@@ -243,11 +251,17 @@ func (d *debian) start(t *testing.T) {
 		err := syscall.Unshare(syscall.CLONE_NEWNET)
 		web, webErr := net.Listen("tcp4", ":80")
 		tlsWeb, tlsErr := tls.Listen("tcp4", ":443", &tls.Config{Certificates: []tls.Certificate{d.certificate}})
-		if err = cmp.Or(err, webErr, tlsErr); err == nil {
-			for _, l := range []net.Listener{web, tlsWeb} {
-				server := &http.Server{Handler: d.internet}
+		proxy, proxyErr := net.Listen("tcp4", ":3128")
+		if err = cmp.Or(err, webErr, tlsErr, proxyErr); err == nil {
+			d.tunnels.open()
+			tunnels := tls.NewListener(&d.tunnels, &tls.Config{Certificates: []tls.Certificate{d.certificate}})
+			for _, s := range []struct {
+				net.Listener
+				http.Handler
+			}{{web, d.internet}, {tlsWeb, d.internet}, {tunnels, d.internet}, {proxy, &d.tunnels}} {
+				server := &http.Server{Handler: s.Handler}
 				defer server.Close()
-				go server.Serve(l)
+				go server.Serve(s.Listener)
 			}
 			err = d.nspawn.Start()
 		}
@@ -299,10 +313,16 @@ func (d *debian) do(t *testing.T, stdin string, command ...string) string {
 func (d *debian) powerOff(t *testing.T) string {
 	t.Helper()
 	d.do(t, "", "systemctl", "poweroff")
+	return d.goesOff(t, time.Minute)
+}
+
+// goesOff waits until the machine is off, and returns its journal.
+func (d *debian) goesOff(t *testing.T, within time.Duration) string {
+	t.Helper()
 	select {
 	case <-d.off:
-	case <-time.After(time.Minute):
-		t.Fatalf("not off after a minute\n%s", d.recorded(t, "console"))
+	case <-time.After(within):
+		t.Fatalf("not off after %s\n%s", within, d.recorded(t, "console"))
 	}
 	out, err := exec.CommandContext(t.Context(), "journalctl", "--directory="+d.root+"/var/log/journal", "--all").Output()
 	if err != nil {
@@ -311,82 +331,226 @@ func (d *debian) powerOff(t *testing.T) string {
 	return string(out)
 }
 
-// The user data runs by itself and as root, what it starts outlives it, and a runner that is not ephemeral leaves while
-// the network is still there, and is back when the machine is.
-func TestDebianBootsIntoARunner(t *testing.T) {
-	for _, c := range []struct {
-		name      string
-		ephemeral bool
-	}{
-		{"ephemeral", true},
-		{"not ephemeral", false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			d := newDebian(t, c.ephemeral)
-			equal := func(what, got, want string) {
-				t.Helper()
-				if got != want {
-					t.Errorf("%s: got %q, want %q", what, got, want)
-				}
-			}
-			serves := func() {
-				t.Helper()
-				equal("the service and its user", d.do(t, "", "sh", "-c", "systemctl is-active "+runnerUnit+
-					" && stat -c %U /proc/$(systemctl show -P MainPID "+runnerUnit+")"), "active\ngithub-runner\n")
-			}
-			d.start(t)
-			if got := d.do(t, "", "cloud-init", "status"); got != "status: done\n" {
-				t.Fatalf("cloud-init: %s\n%s", got, rig.ReadFile(t, d.root+"/var/log/cloud-init-output.log"))
-			}
-			joins := "--unattended --replace --url " + d.GitHubURL + "/acme --name " + rig.InstanceID
-			if c.ephemeral {
-				joins += " --ephemeral"
-			}
-			joins += "\n"
-			equal("config.sh's arguments", d.recorded(t, "config.args"), joins)
-			token := d.GitHub.Tokens()[0].Reveal()
-			if !strings.Contains(d.recorded(t, "config.env"), "\nACTIONS_RUNNER_INPUT_TOKEN="+token+"\n") {
-				t.Error("config.sh did not get the token in its environment")
-			}
-			if _, err := os.Stat(d.dir + "/installdependencies"); err == nil {
-				t.Error("libicu was not seen")
-			}
-			serves()
-			// As docs/user-data.md says.
-			asked := d.do(t, "", "bash", "/var/lib/cloud/instance/scripts/part-001", "--token-only")
-			equal("asking again", asked, token+"\n")
-			secrets := strings.Join([]string{token, d.Credentials.SecretAccessKey, d.Credentials.SessionToken}, "\n")
-			inMemory := d.do(t, secrets, "grep", "-rslF", "-D", "skip", "-f", "-", "/run", "/tmp", "/dev/shm")
-			equal("secrets in memory", inMemory, "")
-			printed := d.do(t, "", "sh", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ")
-			if !strings.Contains(printed, "systemd-journald") {
-				t.Errorf("the processes were not seen: %q", printed)
-			}
-			journal := d.powerOff(t)
-			users := "github-runner\n"
-			if !c.ephemeral {
-				equal("config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n")
-				stopped := strings.Index(journal, "Stopped "+runnerUnit)
-				left := strings.Index(journal, "Stopped github-runner.service")
-				network := strings.Index(journal, "Stopping networking.service")
-				if stopped < 0 || left < stopped || network < left {
-					t.Errorf("not in the order of runner, leaving and network:\n%s", journal)
-				}
-				d.Fail(nil, always(rig.Refusal{Status: http.StatusServiceUnavailable, RetryAfter: "900"}))
-				d.start(t)
-				equal("the unit in an outage", d.do(t, "", "systemctl", "is-active", "github-runner"), "failed\n")
-				d.Fail(nil, nil)
-				// As docs/user-data.md says.
-				equal("restarting", d.do(t, "", "systemctl", "restart", "github-runner", "actions.runner.*"), "")
-				equal("config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n"+joins)
-				serves()
-				journal = d.powerOff(t)
-				users = strings.Repeat(users, 4)
-			}
-			equal("config.sh's users", d.recorded(t, "config.user"), users)
-			equal("arguments with a token", d.recorded(t, "config.leaks"), "")
-			d.dir = d.root
-			d.keepsSecrets(t, printed+journal)
-		})
+// tunnels is a proxy for HTTPS, and the listener behind it.
+type tunnels struct {
+	mu    sync.Mutex
+	hosts []string
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func (p *tunnels) open() { p.conns, p.done = make(chan net.Conn), make(chan struct{}) }
+
+func (p *tunnels) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodConnect {
+		http.Error(w, "not a tunnel", http.StatusForbidden)
+		return
 	}
+	p.mu.Lock()
+	p.hosts = append(p.hosts, r.Host)
+	p.mu.Unlock()
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n")
+	select {
+	case p.conns <- conn:
+	case <-p.done:
+		conn.Close()
+	}
+}
+
+func (p *tunnels) Accept() (net.Conn, error) {
+	select {
+	case conn := <-p.conns:
+		return conn, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *tunnels) Close() error {
+	close(p.done)
+	return nil
+}
+
+func (p *tunnels) Addr() net.Addr { return &net.TCPAddr{} }
+
+// packed is user data as launch templates have it: settings, the script, and all of it in gzip.
+func packed(t *testing.T, settings ...string) string {
+	t.Helper()
+	interpreter, script, _ := strings.Cut(rig.ReadFile(t, linuxSH), "\n")
+	text := interpreter + "\n"
+	for _, s := range append(settings, "API_URL=https://"+apiHost, "TARGET=orgs/acme", "REGION="+rig.Region,
+		"RUNNER_CA_FILE=/etc/company.pem") {
+		text += "export " + s + "\n"
+	}
+	var buffer bytes.Buffer
+	z := gzip.NewWriter(&buffer)
+	io.WriteString(z, text+script)
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buffer.String()
+}
+
+// filledIn is the script with its variables set in it.
+func filledIn(t *testing.T, settings map[string]string) string {
+	t.Helper()
+	script := rig.ReadFile(t, linuxSH)
+	for name, value := range settings {
+		setting := regexp.MustCompile(`(\$\{` + name + `:=)[^}]*}`)
+		if len(setting.FindAllString(script, -1)) != 1 {
+			t.Fatalf("%s is not set once", name)
+		}
+		script = setting.ReplaceAllString(script, "${1}"+value+"}")
+	}
+	return script
+}
+
+// equal fails if what was seen is not what was wanted.
+func equal(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: got %q, want %q", what, got, want)
+	}
+}
+
+// boots starts the machine and wants a runner in it, as the user data's work.
+func (d *debian) boots(t *testing.T) {
+	t.Helper()
+	d.start(t)
+	if got := d.do(t, "", "cloud-init", "status"); got != "status: done\n" {
+		t.Fatalf("cloud-init: %s\n%s", got, rig.ReadFile(t, d.root+"/var/log/cloud-init-output.log"))
+	}
+	d.serves(t)
+}
+
+func (d *debian) serves(t *testing.T) {
+	t.Helper()
+	equal(t, "the service and its user", d.do(t, "", "sh", "-c", "systemctl is-active "+runnerUnit+" github-runner"+
+		" && stat -c %U /proc/$(systemctl show -P MainPID "+runnerUnit+")"), "active\nactive\ngithub-runner\n")
+}
+
+// lastPath is what GitHub was asked for last.
+func (d *debian) lastPath() string {
+	requests := d.GitHub.Requests()
+	return requests[len(requests)-1].Path
+}
+
+// The user data runs by itself and as root, and what it starts outlives it. A runner that had no job leaves when the
+// machine stops, while the network is still there, and joins when it starts. After its job the machine goes off.
+func TestDebianEphemeral(t *testing.T) {
+	d := newDebian(t, packed(t), false)
+	joins := d.joins()
+	d.boots(t)
+	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), joins)
+	token := d.GitHub.Tokens()[0].Reveal()
+	if !strings.Contains(d.recorded(t, "config.env"), "\nACTIONS_RUNNER_INPUT_TOKEN="+token+"\n") {
+		t.Error("config.sh did not get the token in its environment")
+	}
+	if _, err := os.Stat(d.dir + "/installdependencies"); err == nil {
+		t.Error("libicu was not seen")
+	}
+	// As docs/user-data.md says.
+	asked := d.do(t, "", "bash", "/var/lib/cloud/instance/scripts/part-001", "--token-only")
+	equal(t, "asking again", asked, token+"\n")
+	secrets := strings.Join([]string{token, d.Credentials.SecretAccessKey, d.Credentials.SessionToken}, "\n")
+	inMemory := d.do(t, secrets, "grep", "-rslF", "-D", "skip", "-f", "-", "/run", "/tmp", "/dev/shm")
+	equal(t, "secrets in memory", inMemory, "")
+	printed := d.do(t, "", "sh", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ")
+	if !strings.Contains(printed, "systemd-journald") {
+		t.Errorf("the processes were not seen: %q", printed)
+	}
+
+	journal := d.powerOff(t) // as when EC2 stops or terminates it, whoever asked for that
+	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n")
+	equal(t, "GitHub was asked for", d.lastPath(), "/orgs/acme/actions/runners/remove-token")
+	stopped := strings.Index(journal, "Stopped "+runnerUnit)
+	left := strings.Index(journal, "Stopped github-runner.service")
+	network := strings.Index(journal, "Stopping networking.service")
+	if stopped < 0 || left < stopped || network < left {
+		t.Errorf("not in the order of runner, leaving and network:\n%s", journal)
+	}
+
+	d.start(t) // as a warm pool does
+	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n"+joins)
+	d.serves(t)
+	rig.WriteFile(t, d.dir+"/job", "", 0o644)
+	journal = d.goesOff(t, time.Minute)
+	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n"+joins)
+	for _, said := range []string{"runner: the runner has had its job", "runner: the instance goes off"} {
+		if !strings.Contains(journal, said) {
+			t.Errorf("nobody says %q:\n%s", said, journal)
+		}
+	}
+
+	d.start(t)
+	equal(t, "the unit of one that had its job", d.do(t, "", "systemctl", "is-active", "github-runner"), "failed\n")
+	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n"+joins)
+	journal = d.powerOff(t)
+	equal(t, "config.sh's users", d.recorded(t, "config.user"), strings.Repeat("github-runner\n", 3))
+	equal(t, "arguments with a token", d.recorded(t, "config.leaks"), "")
+	d.dir = d.root
+	d.keepsSecrets(t, printed+journal)
+}
+
+// Nothing but a proxy leads out, which script, unit and service use. Nobody has a job, so the machine goes off.
+func TestDebianBehindAProxyHasNoJob(t *testing.T) {
+	const proxy = "http://192.0.2.1:3128"
+	d := newDebian(t, packed(t, "HTTPS_PROXY="+proxy, "RUNNER_IDLE_TIMEOUT=60"), true)
+	d.boots(t)
+	if env := d.recorded(t, "service.env"); !strings.Contains(env, "\nhttps_proxy="+proxy+"\n") ||
+		!strings.Contains(env, "\nSSL_CERT_FILE=/etc/github-runner-ca.pem\n") {
+		t.Errorf("the service has %q", env)
+	}
+	journal := d.goesOff(t, 2*time.Minute)
+	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), d.joins()+"remove\n")
+	equal(t, "GitHub was asked for", d.lastPath(), "/orgs/acme/actions/runners/remove-token")
+	if !strings.Contains(journal, "runner: no job within RUNNER_IDLE_TIMEOUT=60 s") {
+		t.Errorf("it went off for another reason:\n%s", journal)
+	}
+	d.tunnels.mu.Lock()
+	defer d.tunnels.mu.Unlock()
+	slices.Sort(d.tunnels.hosts)
+	equal(t, "through the proxy", strings.Join(d.tunnels.hosts, " "),
+		strings.Repeat(apiHost+":443 ", 2)+"api.github.com:443 github.com:443")
+	d.dir = d.root
+	d.keepsSecrets(t, journal)
+}
+
+// A runner that stays leaves with each stop of the machine and joins with each start. User data that runs again finds
+// all in order.
+func TestDebianLasting(t *testing.T) {
+	d := newDebian(t, filledIn(t, map[string]string{"API_URL": "https://" + apiHost, "TARGET": "orgs/acme",
+		"REGION": rig.Region, "RUNNER_EPHEMERAL": "false", "RUNNER_CA_FILE": "/etc/company.pem"}), false)
+	joins := strings.Replace(d.joins(), " --ephemeral", "", 1)
+	d.boots(t)
+	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), joins)
+	process := d.do(t, "", "systemctl", "show", "-P", "MainPID", runnerUnit)
+	again := d.do(t, "", "sh", "-c", "bash /var/lib/cloud/instance/scripts/part-001; echo $?")
+	if !strings.HasSuffix(again, "runner: the runner is registered and its service started\n0\n") {
+		t.Errorf("the user data again: %s", again)
+	}
+	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), joins)
+	equal(t, "the service's process", d.do(t, "", "systemctl", "show", "-P", "MainPID", runnerUnit), process)
+	if err := os.Remove(d.root + "/etc/company.pem"); err != nil { // the unit has its own
+		t.Fatal(err)
+	}
+	journal := d.powerOff(t)
+	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n")
+	d.Fail(nil, always(rig.Refusal{Status: http.StatusServiceUnavailable, RetryAfter: "900"}))
+	d.start(t)
+	equal(t, "the unit in an outage", d.do(t, "", "systemctl", "is-active", "github-runner"), "failed\n")
+	d.Fail(nil, nil)
+	// As docs/user-data.md says.
+	equal(t, "restarting", d.do(t, "", "systemctl", "restart", "github-runner", "actions.runner.*"), "")
+	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n"+joins)
+	d.serves(t)
+	journal += d.powerOff(t)
+	equal(t, "config.sh's users", d.recorded(t, "config.user"), strings.Repeat("github-runner\n", 4))
+	equal(t, "arguments with a token", d.recorded(t, "config.leaks"), "")
+	d.dir = d.root
+	d.keepsSecrets(t, journal)
 }

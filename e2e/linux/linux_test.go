@@ -198,6 +198,12 @@ func TestLinuxLeavesAndJoinsAgain(t *testing.T) {
 	if _, errs, status := b.run(t, append(env, "RUNNER_TOKEN_TIMEOUT=300"), b.dir+"/hook", "--remove"); status != 6 {
 		t.Errorf("a limit while stopping: exit %d\n%s", status, errs)
 	}
+	// The right to remove is not one that comes yet.
+	b.Fail(nil, always(rig.Refusal{Status: 403, Body: `{"message":"Forbidden"}`}))
+	_, errs, status = b.run(t, env, b.dir+"/hook", "--remove")
+	if _, posts := b.Requests(); status != 5 || posts != 1 {
+		t.Errorf("without the right to remove: exit %d, asked %d times\n%s", status, posts, errs)
+	}
 	b.Fail(nil, nil)
 	exec("ExecStop")
 	if got := b.recorded(t, "config.args"); got != joined+"remove\n" {

@@ -3,33 +3,32 @@
 # EC2 user data: turns the instance into a GitHub Actions runner, and switches it off after the runner's one job.
 # For Amazon Linux 2023, Ubuntu 22.04 and 24.04, Debian 12.
 #
-# Set the three variables, here or before the script, and attach the caller policy (output CallerPolicyArn) to the role.
-# make user-data does the first. linux.sh --token-only prints a registration token and does nothing else.
-#
+# make user-data packs it with your settings. Attach the caller policy (output CallerPolicyArn) to the instance's role.
+# linux.sh --token-only prints a registration token and does nothing else.
 # Its log is /var/log/cloud-init-output.log. docs/user-data.md explains its exit status.
 
-# No trace: it would print the token. No allexport: each child would get the role's keys.
+# A trace would print the token, allexport would give the role's keys to every child, and so would one of these names
+# in the environment.
 set +x +a -euo pipefail
-export -n SHELLOPTS # or it would pass these on
+export -n SHELLOPTS
 umask 077
-# If one of these came from the environment, every child would get its new value.
 unset answer body creds token access_key secret_key session_token imds_token k key h escapes inner_pad outer_pad
 
 : "${API_URL:=}" # required: the stack's output ApiUrl
 : "${TARGET:=}"  # required: orgs/acme, repos/acme/widgets or enterprises/acme-corp
 : "${REGION:=}"  # required: the API's Region, eu-central-1
 
-: "${RUNNER_LABELS:=}"            # more labels, separated by commas
-: "${RUNNER_GROUP:=}"             # the default group if empty
-: "${RUNNER_EPHEMERAL:=true}"     # one job. false: leaves when the instance stops, joins when it starts
-: "${RUNNER_AFTER_JOB:=poweroff}" # an ephemeral runner's instance. stay: it runs on
-: "${RUNNER_IDLE_TIMEOUT:=0}"     # after so many seconds without a job it leaves, and the instance goes off. 0: never
-: "${RUNNER_VERSION:=}"           # the newest if empty. GitHub gives no jobs to old ones
-: "${RUNNER_SHA256:=}"            # of the package: with RUNNER_VERSION set too, GitHub's API is not asked
-: "${RUNNER_CA_FILE:=}"           # the company's CA, in PEM: trusted besides the system's
+: "${RUNNER_LABELS:=}" # more labels, separated by commas
+: "${RUNNER_GROUP:=}"  # the default group if empty
+: "${RUNNER_EPHEMERAL:=true}" # one job. false: leaves when the instance stops, joins when it starts
+: "${RUNNER_AFTER_JOB:=poweroff}" # of an ephemeral runner. stay: the instance runs on
+: "${RUNNER_IDLE_TIMEOUT:=0}" # seconds without a job, until the runner leaves and the instance goes off. 0: never
+: "${RUNNER_VERSION:=}" # the newest if empty. GitHub gives no jobs to old ones
+: "${RUNNER_SHA256:=}"  # of the package: with RUNNER_VERSION set too, GitHub's API is not asked
+: "${RUNNER_CA_FILE:=}" # the company's CA, in PEM: trusted besides the system's
 : "${RUNNER_USER:=github-runner}"
 : "${RUNNER_DIR:=/opt/actions-runner}" # an unconfigured runner that is there is used
-: "${RUNNER_TOKEN_TIMEOUT:=300}"  # seconds to go on asking for the token
+: "${RUNNER_TOKEN_TIMEOUT:=300}" # seconds to go on asking for the token
 
 # Other places to fetch from and to write to: mirrors, tests.
 : "${IMDS_URL:=http://169.254.169.254}"
@@ -37,8 +36,8 @@ unset answer body creds token access_key secret_key session_token imds_token k k
 : "${DOWNLOAD_URL:=https://github.com/actions/runner/releases/download}"
 : "${HOOK:=/usr/local/sbin/github-runner}" # a copy of this script, for the unit
 : "${UNIT:=/etc/systemd/system/github-runner.service}"
-: "${SETTINGS:=/etc/github-runner.env}" # of the unit
-: "${RUNNER_SERVICE:=}"                 # GitHub's unit. The script sets it
+: "${SETTINGS:=/etc/github-runner.env}" # the unit's
+: "${RUNNER_SERVICE:=}" # GitHub's unit: set by the script itself
 
 log() { printf 'runner: %s\n' "$@" >&2; }
 
@@ -85,16 +84,16 @@ check_settings() {
   need RUNNER_USER '[a-z_][a-z0-9_-]*' 'a name for a user'
   need RUNNER_DIR "$path" 'an absolute path without spaces'
   need RUNNER_TOKEN_TIMEOUT '[1-9][0-9]{0,4}' 'a number of seconds'
-  need RUNNER_CA_FILE "|$path" 'an absolute path without spaces'
-  [[ $RUNNER_CA_FILE != /* ]] || grep -qs -e '-----BEGIN CERTIFICATE-----' "$RUNNER_CA_FILE" ||
-    bad+=("RUNNER_CA_FILE is malformed: set it to a PEM file with certificates, which $RUNNER_CA_FILE is not")
+  if [[ -n $RUNNER_CA_FILE ]] && ! grep -qs -e '-----BEGIN CERTIFICATE-----' "$RUNNER_CA_FILE"; then
+    bad+=('RUNNER_CA_FILE is malformed: set it to the path of a PEM file with certificates')
+  fi
   need IMDS_URL 'http://[][A-Za-z0-9.:-]+' 'an address such as http://169.254.169.254'
   for name in RELEASES_URL DOWNLOAD_URL; do need $name "$url" "a mirror's URL"; done
   for name in http_proxy https_proxy; do need $name "|$url" "a proxy's URL, http://HOST:PORT"; done
   need no_proxy '[] !#-[^-~]*' 'hosts separated by commas'
   if [[ $mode == run ]]; then
-    [[ $(id -u) == 0 ]] || bad+=('This is not root: run it with sudo')
-    [[ -f $0 ]] || bad+=('This script is not in a file: run this from a file that stays')
+    [[ $(id -u) == 0 ]] || bad+=('not root: run this as root')
+    [[ -f $0 ]] || bad+=('not a file: run this from a file that stays')
   fi
   if ((${#bad[@]})); then die 2 "${bad[@]}"; fi
 }
@@ -108,7 +107,7 @@ read_proxies() { # curl reads small letters only
   done
 }
 
-# .NET and OpenSSL read SSL_CERT_FILE, Node.js NODE_EXTRA_CA_CERTS (docs/checks/sslcert.md of actions/runner).
+# .NET and OpenSSL read SSL_CERT_FILE, Node.js NODE_EXTRA_CA_CERTS.
 trust_company_ca() {
   local system bundle=${SETTINGS%.env}-ca.pem
   [[ -n $RUNNER_CA_FILE ]] || return 0
@@ -265,7 +264,6 @@ remedy() { # remedy CAUSE: a code of the service, a status of API Gateway, or a 
     elsewhere) echo "this script signs as an instance's role only: use the README's curl or AWS CLI" ;;
     clock) echo 'let chrony or systemd-timesyncd reach a time server (Amazon: 169.254.169.123)' ;;
     tls) echo "the company's CA is not in this machine's store: add it, or set RUNNER_CA_FILE" ;;
-    version) echo 'leave RUNNER_VERSION empty, or make a new image' ;;
     InvalidRequest) echo "check TARGET: lower case, as GitHub has it$root" ;;
     TargetNotAllowed) echo "operator: add $TARGET to AllowedTargets, or correct TARGET" ;;
     TargetNotFound) echo 'check the spelling of TARGET; renamed? operator: can the PAT administer it?' ;;
@@ -343,6 +341,7 @@ fetch() {
     ((nap < left)) || nap=$left
     if [[ $cause == 403 ]]; then # IAM takes seconds to know a new role or policy, rarely a minute
       ((forbidden < 90 && left > 0)) || refuse
+      [[ $1 != remove-token ]] || refuse
       forbidden=$((forbidden + nap))
     elif ((left < 1 || nap < after)); then
       case $cause in credentials | imds | role) status=3 ;; clock) status=4 ;; esac
@@ -385,7 +384,7 @@ download() {
   die 7 "the checksum of $package is wrong: the package is not used"
 }
 
-# install_runner makes RUNNER_DIR as a whole, or takes the runner that is there.
+# install_runner makes RUNNER_DIR as a whole, or takes what is there.
 install_runner() {
   id "$RUNNER_USER" >/dev/null 2>&1 || useradd --system --home-dir "$RUNNER_DIR" --shell /bin/bash "$RUNNER_USER"
   if [[ -x $RUNNER_DIR/config.sh && -d $RUNNER_DIR/bin ]]; then
@@ -403,7 +402,7 @@ install_runner() {
   mv -T "$unpacked" "$RUNNER_DIR" || die 7 "$RUNNER_DIR cannot be replaced: set RUNNER_DIR to a folder below it"
 }
 
-# .NET needs libicu, and Amazon Linux 2023 lacks it. While a system starts, others may hold the packages' lock.
+# Amazon Linux 2023 lacks it. While a system starts, others may hold the packages' lock.
 install_libicu() {
   local waited install=(./bin/installdependencies.sh)
   ! ldconfig -p 2>/dev/null | grep libicu >/dev/null || return 0
@@ -440,20 +439,22 @@ write_env() {
 
 register() { # unless that has been done
   local id='' once=()
+  ! grep -qs '^RUNNER_HAD_JOB=' "$SETTINGS" || die 7 "a job has used $RUNNER_DIR: launch a new instance"
   if [[ -e .runner ]]; then
     id=$(instance_id) || :
     [[ -n $id && $(field agentName "$(<.runner)") != "$id" ]] || return 0
-    log 'the registration that is here is of the instance which this image was made of'
+    log 'the registration is of the instance which this image was made of'
     as_runner rm -f .runner .credentials .credentials_rsaparams
   fi
   fetch registration-token # last: it is good for an hour at most
   id=$(instance_id) || die 3 "no instance id from $IMDS_URL"
   [[ $RUNNER_EPHEMERAL == false ]] || once=(--ephemeral)
   make_work
+  [[ $mode != run ]] || half_done=x
   config --unattended --replace --url "$runner_url" --name "$id" "${once[@]}" \
     ${RUNNER_LABELS:+--labels "$RUNNER_LABELS"} ${RUNNER_GROUP:+--runnergroup "$RUNNER_GROUP"} 2>&1 |
     tee "$work/config" >&2 && return
-  ! grep -q 'minimum runner version' "$work/config" || die 8 "GitHub refuses this old runner. Remedy: $(remedy version)"
+  ! grep -q 'minimum runner version' "$work/config" || die 7 "$version_ended"
   die 8 'config.sh failed: see above, and _diag'
 }
 
@@ -485,7 +486,7 @@ install_unit() {
   done | install -m 600 /dev/stdin "$SETTINGS" # a proxy's URL may hold a password
   install -m 644 /dev/stdin "$UNIT" <<END
 [Unit]
-Description=The GitHub runner's life: joins, leaves when the instance stops, ends the instance
+Description=Let the GitHub runner join and leave, and switch the instance off
 Wants=network-online.target
 After=network-online.target
 # Started before it, and so stopped after it.
@@ -513,8 +514,9 @@ service_said() { # service_said WORDS: in its present or last run
     grep "$1" >/dev/null
 }
 
-# GitHub's service host does not know the listener's exit code for this, 7, and would start it again for ever. So
-# ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE is not set, and the code is 1.
+# The exit code does not tell: GitHub's service host does not know 7, which the listener has for this if it is asked to,
+# and would start it again for ever.
+version_ended='GitHub has ended this version of the runner: leave RUNNER_VERSION empty, or renew the image'
 ended_for_its_version() { service_said 'is deprecated and cannot receive messages'; }
 
 start() {
@@ -526,7 +528,7 @@ start() {
     [[ -e .runner ]] || break # it has had its job
     if ! service_runs; then
       half_done=x
-      ! ended_for_its_version || die 8 "GitHub ends this old runner. Remedy: $(remedy version)"
+      ! ended_for_its_version || die 7 "$version_ended"
       die 8 "the runner's service has ended: see journalctl -u $RUNNER_SERVICE, and _diag"
     fi
     # The second time: an old one says so too, and ends.
@@ -538,8 +540,7 @@ start() {
 
 job_runs() { grep -lsE "^($RUNNER_DIR|$(pwd -P))/bin[^/]*/Runner\.Worker" /proc/[0-9]*/cmdline >/dev/null; }
 
-# watch is the unit's main process. What ends an instance is the end of the service, whatever its code, and not a
-# self-update, which leaves the service running.
+# watch is the unit's main process. It waits for the end of GitHub's service, which a self-update is not.
 watch() {
   local ended=0 idle=0
   while ((ended < 2)); do # somebody may restart it
@@ -564,9 +565,9 @@ watch() {
   done
   if [[ ! -e .runner ]]; then
     log 'the runner has had its job'
-    systemctl disable "${UNIT##*/}" >&2 # if it is started again, it does not join
+    echo 'RUNNER_HAD_JOB="true"' >>"$SETTINGS" # if it is started again, it does not join
   elif ended_for_its_version; then
-    log "GitHub ends this old runner, which had no job. Remedy: $(remedy version)"
+    log "no job: $version_ended"
   else
     log "the runner's service has ended without a job: see journalctl -u $RUNNER_SERVICE, and _diag"
   fi
@@ -594,7 +595,6 @@ run() {
     install_libicu
   fi
   write_env
-  half_done=x
   register
   [[ -n $resumes ]] || install_service
   install_unit
