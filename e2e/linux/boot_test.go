@@ -64,7 +64,8 @@ case "$*:$CURL" in
   '-q --help all:bare') echo '     --basic  Use HTTP Basic Authentication' ;;
   *) exec `+rig.Tool(t, "curl")+` "$@" ;;
 esac`)
-	b.env = append(rig.Environ(), "PATH="+b.dir+"/bin:"+asRoot(t, b.dir)+os.Getenv("PATH"), "RECORD="+b.dir, "TMPDIR="+t.TempDir(), "CURL=",
+	b.env = append(rig.Environ(), "PATH="+b.dir+"/bin:"+asRoot(t, b.dir)+os.Getenv("PATH"),
+		"RECORD="+b.dir, "TMPDIR="+t.TempDir(), "CURL=",
 		"SSL_CERT_FILE=", "NODE_EXTRA_CA_CERTS=",
 		"API_URL="+b.APIURL, "TARGET=orgs/acme", "REGION="+rig.Region, "RUNNER_TOKEN_TIMEOUT=20",
 		"RUNNER_USER="+me.Username, "RUNNER_DIR="+b.dir+"/runner", "HOOK="+b.dir+"/hook", "UNIT="+b.dir+"/runner.service",

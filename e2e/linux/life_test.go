@@ -153,7 +153,8 @@ func TestLinuxUndoes(t *testing.T) {
 	t.Parallel()
 	const again, stays = "runner: the registration was removed again\n", "runner: the registration stays: "
 	const restless = "RUNNER_TOKEN_TIMEOUT=2"
-	const versionEnded = "runner: GitHub has ended this version of the runner: leave RUNNER_VERSION empty, or renew the image"
+	const versionEnded = "runner: GitHub has ended this version of the runner: leave RUNNER_VERSION empty, or renew the " +
+		"image"
 	for _, c := range []struct {
 		name    string
 		file    string // a file of the boot, see there
@@ -176,6 +177,8 @@ func TestLinuxUndoes(t *testing.T) {
 			last: "the runner's service has ended: see journalctl -u " + runnerUnit},
 		{name: "GitHub ends the version", file: "is-active", text: "inactive", removes: true, says: again,
 			status: 7, last: versionEnded},
+		{name: "GitHub ends the version a little later", file: "later", removes: true, says: again,
+			status: 7, last: versionEnded},
 		{name: "GitHub refuses the version", file: "too-old",
 			text:   "The minimum runner version required to register with GitHub Actions is now 2.329.0.",
 			status: 7, last: versionEnded},
@@ -187,7 +190,11 @@ func TestLinuxUndoes(t *testing.T) {
 			b := newBoot(t, rig.RoleCredentials())
 			b.Fail(nil, c.api)
 			rig.WriteFile(t, filepath.Join(b.dir, c.file), c.text+"\n", 0o644)
-			if c.file == "is-active" && c.last == versionEnded {
+			if c.file == "later" {
+				b.write(t, "bin/systemctl", `[ $1 != is-active ] || { [ ! -e "$RECORD/is-active" ] || { echo inactive; exit; }
+echo active; touch "$RECORD/is-active"; }`)
+			}
+			if c.file != "too-old" && c.last == versionEnded {
 				rig.WriteFile(t, b.dir+"/journal", "Listening for Jobs\n"+
 					"An error occurred: Runner version v2.335.1 is deprecated and cannot receive messages.\n", 0o644)
 			}
@@ -237,8 +244,8 @@ func TestLinuxEndsTheInstance(t *testing.T) {
 		}},
 		{name: "no job in time", env: []string{"RUNNER_IDLE_TIMEOUT=60"}, happens: func(*testing.T, *boot) {},
 			systemctl: off, removes: true, says: "no job within RUNNER_IDLE_TIMEOUT=60 s"},
-		{name: "no job in time for one that is not ephemeral", env: []string{"RUNNER_IDLE_TIMEOUT=60", "RUNNER_EPHEMERAL=false"},
-			happens: func(*testing.T, *boot) {}, systemctl: off, removes: true},
+		{name: "no job in time for one that is not ephemeral",
+			env: []string{"RUNNER_IDLE_TIMEOUT=60", "RUNNER_EPHEMERAL=false"}, happens: func(*testing.T, *boot) {}, systemctl: off, removes: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -345,6 +352,11 @@ func TestLinuxEnvironment(t *testing.T) {
 	}})
 	env := []string{"HTTP_PROXY=" + proxy, "no_proxy=x.example, .internal", "SHELLOPTS=allexport",
 		"ACTIONS_RUNNER_HOOK_JOB_STARTED=/hook.sh", "ACTIONS_RUNNER_INPUT_TOKEN=x", "RUNNER_ALLOW_RUNASROOT=1", "OTHER=x"}
+	// What is exported under these names must not become every child's.
+	for _, name := range []string{"answer", "body", "creds", "session", "token", "secret_key",
+		"session_token", "imds_token"} {
+		env = append(env, name+"=x")
+	}
 	for range 2 {
 		if _, errs, status := b.run(t, env, linuxSH); status != 0 {
 			t.Fatalf("exit %d\n%s", status, errs)
@@ -367,9 +379,11 @@ func TestLinuxEnvironment(t *testing.T) {
 			t.Errorf("%s through the proxy: %v", path, !through)
 		}
 	}
-	for _, name := range []string{"secret_key", "session_token", "imds_token", "creds", "SHELLOPTS"} {
-		if strings.Contains(b.recorded(t, "config.env"), "\n"+name+"=") {
-			t.Errorf("config.sh got %s", name)
+	for what, text := range map[string]string{"secret key": b.Credentials.SecretAccessKey,
+		"session token": b.Credentials.SessionToken, "options of the shell": "SHELLOPTS", "IMDS's token": "imds_token=",
+		"answer": `"runner_url"`} {
+		if strings.Contains(b.recorded(t, "config.env"), text) {
+			t.Errorf("config.sh got the %s", what)
 		}
 	}
 	settings := b.recorded(t, "settings.env")
@@ -416,14 +430,16 @@ func TestLinuxCompanyCA(t *testing.T) {
 	if !strings.HasSuffix(all, string(ca)) {
 		t.Error("the company's CA is not in the bundle")
 	}
-	if system, err := os.ReadFile("/etc/ssl/certs/ca-certificates.crt"); err == nil && !strings.HasPrefix(all, string(system)) {
+	system, err := os.ReadFile("/etc/ssl/certs/ca-certificates.crt")
+	if err == nil && !strings.HasPrefix(all, string(system)) {
 		t.Error("the system's CAs are not in the bundle")
 	}
 	if info, err := os.Stat(bundle); err != nil || info.Mode().Perm() != 0o644 {
 		t.Errorf("the runner's user cannot read it: %v, %v", info, err)
 	}
 	// The unit has nothing but its settings.
-	if _, errs, status := b.run(t, []string{"API_URL=" + secure.URL, "RUNNER_CA_FILE=" + bundle}, b.dir+"/hook", "--remove"); status != 0 {
+	env = []string{"API_URL=" + secure.URL, "RUNNER_CA_FILE=" + bundle}
+	if _, errs, status := b.run(t, env, b.dir+"/hook", "--remove"); status != 0 {
 		t.Errorf("--remove: exit %d\n%s", status, errs)
 	}
 }

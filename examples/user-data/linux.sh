@@ -12,7 +12,7 @@
 set +x +a -euo pipefail
 export -n SHELLOPTS
 umask 077
-unset answer body creds token access_key secret_key session_token imds_token k key h escapes inner_pad outer_pad
+unset answer body creds session token access_key secret_key session_token imds_token k key h escapes inner_pad outer_pad
 
 : "${API_URL:=}" # required: the stack's output ApiUrl
 : "${TARGET:=}"  # required: orgs/acme, repos/acme/widgets or enterprises/acme-corp
@@ -226,6 +226,7 @@ $(printf %s "$request" | sha256)")
   printf 'AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s' "$5" "$scope" "$names" "$signature"
 }
 # --- end of signer
+
 choose_signer() {
   local version='^curl (7\.(8[6-9]|9)|[89]|1[0-9])'
   signer=curl
@@ -304,6 +305,7 @@ ask() {
   fi
   code=$(field code "$body") message=$(field message "$body") id=$(field request_id "$body")
   [[ -n $id ]] || id=$(header apigw-requestid "$answer")
+  id=${id//[[:cntrl:]]/ }
   cause=${code:-$status} why="$status ${code:-without a code}: ${message:0:500}${id:+ (request_id $id)}"
   case $status/$code in
     429/* | 50[34]/* | 50[02]/) after=$(header retry-after "$answer") ;;
@@ -317,7 +319,7 @@ ask() {
 look_at_clock() { # look_at_clock SECONDS: a signature is good for five minutes from then
   local theirs off
   theirs=$(header date "$answer")
-  if [[ $theirs == *$'\n'* ]] || ! theirs=$(date -d "${theirs:-now}" +%s 2>/dev/null); then
+  if ! theirs=$(date -d "${theirs:-now}" +%s 2>/dev/null); then
     why+='; its Date header cannot be read'
     refuse
   fi
@@ -376,12 +378,12 @@ download() {
     [[ $RUNNER_VERSION =~ ^[0-9.]+$ && -n $sum ]] || die 7 "$none"
   fi
   package=actions-runner-linux-$arch-$RUNNER_VERSION.tar.gz
-  for again in ': once more' ': the package is not used'; do
+  for again in x ''; do
     get "no package from $DOWNLOAD_URL" -o "$work/package" "$DOWNLOAD_URL/v$RUNNER_VERSION/$package"
     ! printf '%s  %s\n' "$sum" "$work/package" | sha256sum --check --status || return 0
-    log "the checksum of $package is wrong$again"
+    [[ -n $again ]] || die 7 "the checksum of $package is wrong: the package is not used"
+    log "the checksum of $package is wrong: once more"
   done
-  die 7 "the checksum of $package is wrong: the package is not used"
 }
 
 # install_runner makes RUNNER_DIR as a whole, or takes what is there.
@@ -440,7 +442,7 @@ write_env() {
 register() { # unless that has been done
   local id='' once=()
   ! grep -qs '^RUNNER_HAD_JOB=' "$SETTINGS" || die 7 "a job has used $RUNNER_DIR: launch a new instance"
-  if [[ -e .runner ]]; then
+  if [[ -f .runner ]]; then
     id=$(instance_id) || :
     [[ -n $id && $(field agentName "$(<.runner)") != "$id" ]] || return 0
     log 'the registration is of the instance which this image was made of'
@@ -523,6 +525,7 @@ start() {
   local waited
   systemctl enable "${UNIT##*/}" >&2
   systemctl start "${UNIT##*/}" "$RUNNER_SERVICE" >&2 || die 8 "a unit does not start: see journalctl -u ${UNIT##*/}"
+  half_done=''
   for ((waited = 5; waited <= 60; waited += 5)); do
     sleep 5
     [[ -e .runner ]] || break # it has had its job
@@ -589,7 +592,7 @@ run() {
   if [[ -n $resumes ]]; then
     log "$UNIT is there: taking up what it left"
     RUNNER_SERVICE=$(sed -n 's/^RUNNER_SERVICE="\(.*\)"$/\1/p' "$SETTINGS")
-  elif [[ -e .runner && $(field agentName "$(<.runner)") != "$(instance_id)" ]]; then
+  elif [[ -f .runner && $(field agentName "$(<.runner)") != "$(instance_id)" ]]; then
     die 7 "$RUNNER_DIR has a runner that is registered by another name: remove it, or set RUNNER_DIR"
   else
     install_libicu
@@ -598,7 +601,6 @@ run() {
   register
   [[ -n $resumes ]] || install_service
   install_unit
-  half_done=''
   start
 }
 
