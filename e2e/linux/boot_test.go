@@ -107,7 +107,8 @@ func (b *boot) write(t *testing.T, name, text string) {
 // runner is a package in place of GitHub's. Its scripts record what they are given, and insist on what GitHub's do: a
 // runner is configured once, and removed only after its service.
 var runner = map[string]string{
-	"config.sh": `echo "$*" >>"$RECORD/config.args"
+	"config.sh": `[ "$(id -u)" != 0 ] || [ "$RUNNER_ALLOW_RUNASROOT" ] || { echo 'Must not run with sudo'; exit 1; }
+echo "$*" >>"$RECORD/config.args"
 env >>"$RECORD/config.env"
 [ -z "$HANG" ] || { touch "$RECORD/hangs"; exec /bin/sleep 60; }
 case $1 in

@@ -40,8 +40,21 @@ import (
 const (
 	apiHost    = "abc123.execute-api." + rig.Region + ".amazonaws.com"
 	runnerUnit = "actions.runner.acme.service"
-	// What linux.sh meets in Debian's image for EC2; and libicu, so that GitHub's installdependencies.sh is not called.
-	debianPackages = "ca-certificates,cloud-init,curl,dbus,ifupdown,iproute2,libicu72,openssl,systemd,systemd-sysv"
+)
+
+// distribution is one that linux.sh is for.
+type distribution struct {
+	name, suite string
+	libicu      string   // so that GitHub's installdependencies.sh is not called
+	mmdebstrap  []string // more arguments
+}
+
+var (
+	debian12 = distribution{"debian", "bookworm", "libicu72", nil}
+	ubuntu22 = distribution{"ubuntu-22.04", "jammy", "libicu70", ubuntu} // its curl, 7.81, signs no session token
+	ubuntu24 = distribution{"ubuntu-24.04", "noble", "libicu74", ubuntu}
+	// The key is Ubuntu's for its archive, F6ECB3762474EDA9D21B7022871920D1991BC93C.
+	ubuntu = []string{"http://archive.ubuntu.com/ubuntu", "--components=main,universe", "--keyring=testdata/ubuntu.gpg"}
 )
 
 // debianRunner is the runner of linux_test.go for a user of its own. It refuses root as GitHub's does, and its service
@@ -96,7 +109,7 @@ done
 exec systemd-nspawn --quiet --register=no --keep-unit --boot --machine=debian --directory="$1" \
   --network-interface=eth0 --resolv-conf=off --timezone=off --console=pipe --notify-ready=yes`
 
-// debian is a container that boots Debian 12: its systemd, then its cloud-init with the data source for EC2. Its
+// debian is a container that boots Debian or Ubuntu: its systemd, then its cloud-init with the data source for EC2. Its
 // network card leads to a host that is IMDS, GitHub and API Gateway. So the user data is linux.sh as a reader has it.
 //
 // Not proven here: EC2's kernel, disk, network and DHCP, Debian's image for EC2, GitHub's real runner. cloud-init does
@@ -115,9 +128,9 @@ type debian struct {
 
 // newDebian makes one with user data. It knows GitHub's and API Gateway's names, unless it is to have a proxy, and has
 // their CA in a file.
-func newDebian(t *testing.T, userData string, proxied bool) *debian {
+func newDebian(t *testing.T, from distribution, userData string, proxied bool) *debian {
 	t.Helper()
-	tree := debianTree(t)
+	tree := from.tree(t)
 	for _, name := range []string{"systemd-nspawn", "ip", "nsenter", "journalctl"} {
 		rig.Tool(t, name)
 	}
@@ -145,7 +158,9 @@ func newDebian(t *testing.T, userData string, proxied bool) *debian {
 		"etc/cloud/cloud.cfg.d/99_test.cfg": "datasource_list: [Ec2]\ndatasource: {Ec2: {strict_id: false}}\n" +
 			"network: {config: disabled}\nlocale: C.UTF-8\n",
 	} {
-		if err := os.WriteFile(filepath.Join(d.root, name), []byte(text), 0o644); err != nil {
+		path := filepath.Join(d.root, name)
+		os.Remove(path) // it may be a link
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -153,21 +168,22 @@ func newDebian(t *testing.T, userData string, proxied bool) *debian {
 	return d
 }
 
-// debianTree has Debian's mirrors asked once.
-func debianTree(t *testing.T) string {
+// tree has the mirrors asked once. It has what linux.sh meets in the distribution's image for EC2.
+func (d distribution) tree(t *testing.T) string {
 	t.Helper()
 	mmdebstrap := rig.Tool(t, "mmdebstrap")
 	if os.Geteuid() != 0 {
 		rig.NotTested(t, "only root can boot a container")
 	}
-	path, err := filepath.Abs(fmt.Sprintf(rig.Root+"/.build/debian-%.6x.tar", sha256.Sum256([]byte(debianPackages))))
+	packages := "ca-certificates,cloud-init,curl,dbus,ifupdown,iproute2," + d.libicu + ",openssl,systemd,systemd-sysv"
+	path, err := filepath.Abs(fmt.Sprintf(rig.Root+"/.build/%s-%.6x.tar", d.name, sha256.Sum256([]byte(packages))))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path); err != nil {
-		partial := filepath.Dir(path) + "/debian.tar" // mmdebstrap goes by how the name ends
-		rig.Output(t, exec.CommandContext(t.Context(), mmdebstrap, "--variant=minbase", "--include="+debianPackages,
-			"bookworm", partial))
+		partial := filepath.Dir(path) + "/" + d.name + ".tar" // mmdebstrap goes by how the name ends
+		args := []string{"--variant=minbase", "--include=" + packages, d.suite, partial}
+		rig.Output(t, exec.CommandContext(t.Context(), mmdebstrap, append(args, d.mmdebstrap...)...))
 		if err := os.Rename(partial, path); err != nil {
 			t.Fatal(err)
 		}
@@ -442,7 +458,13 @@ func (d *debian) lastPath() string {
 // The user data runs by itself and as root, and what it starts outlives it. A runner that had no job leaves when the
 // machine stops, while the network is still there, and joins when it starts. After its job the machine goes off.
 func TestDebianEphemeral(t *testing.T) {
-	d := newDebian(t, packed(t), false)
+	for _, from := range []distribution{debian12, ubuntu22, ubuntu24} {
+		t.Run(from.name, func(t *testing.T) { livesOnce(t, newDebian(t, from, packed(t), false)) })
+	}
+}
+
+func livesOnce(t *testing.T, d *debian) {
+	t.Helper()
 	joins := d.joins()
 	d.boots(t)
 	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), joins)
@@ -499,7 +521,7 @@ func TestDebianEphemeral(t *testing.T) {
 // Nothing but a proxy leads out, which script, unit and service use. Nobody has a job, so the machine goes off.
 func TestDebianBehindAProxyHasNoJob(t *testing.T) {
 	const proxy = "http://192.0.2.1:3128"
-	d := newDebian(t, packed(t, "HTTPS_PROXY="+proxy, "RUNNER_IDLE_TIMEOUT=60"), true)
+	d := newDebian(t, debian12, packed(t, "HTTPS_PROXY="+proxy, "RUNNER_IDLE_TIMEOUT=60"), true)
 	d.boots(t)
 	if env := d.recorded(t, "service.env"); !strings.Contains(env, "\nhttps_proxy="+proxy+"\n") ||
 		!strings.Contains(env, "\nSSL_CERT_FILE=/etc/github-runner-ca.pem\n") {
@@ -523,7 +545,7 @@ func TestDebianBehindAProxyHasNoJob(t *testing.T) {
 // A runner that stays leaves with each stop of the machine and joins with each start. User data that runs again finds
 // all in order.
 func TestDebianLasting(t *testing.T) {
-	d := newDebian(t, filledIn(t, map[string]string{"API_URL": "https://" + apiHost, "TARGET": "orgs/acme",
+	d := newDebian(t, debian12, filledIn(t, map[string]string{"API_URL": "https://" + apiHost, "TARGET": "orgs/acme",
 		"REGION": rig.Region, "RUNNER_EPHEMERAL": "false", "RUNNER_CA_FILE": "/etc/company.pem"}), false)
 	joins := strings.Replace(d.joins(), " --ephemeral", "", 1)
 	d.boots(t)

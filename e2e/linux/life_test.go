@@ -71,7 +71,7 @@ func TestLinuxRunsAgain(t *testing.T) {
 		}},
 		{name: "cut off while unpacking", left: func(t *testing.T, b *boot) {
 			b.unpack(t, "runner.new")
-			b.remove(t, "runner.new/config.sh")
+			b.write(t, "runner.new/of-an-old-version", "")
 		}, env: "x=", joins: true, svc: "uninstall\ninstall USER\n"},
 		{name: "an image with the runner", left: func(t *testing.T, b *boot) { b.unpack(t, "runner") }, joins: true,
 			svc: "uninstall\ninstall USER\n", says: "is used"},
@@ -120,8 +120,10 @@ func TestLinuxRunsAgain(t *testing.T) {
 			if starts != (c.status == 0) {
 				t.Errorf("systemctl got %q", b.recorded(t, "systemctl"))
 			}
-			if _, err := os.Stat(b.dir + "/runner.new"); err == nil {
-				t.Error("what was being unpacked is still there")
+			for _, name := range []string{"/runner.new", "/runner/of-an-old-version"} {
+				if _, err := os.Stat(b.dir + name); err == nil {
+					t.Errorf("%s is there", name)
+				}
 			}
 			b.keepsSecrets(t, errs)
 		})
@@ -245,7 +247,8 @@ func TestLinuxEndsTheInstance(t *testing.T) {
 		{name: "no job in time", env: []string{"RUNNER_IDLE_TIMEOUT=60"}, happens: func(*testing.T, *boot) {},
 			systemctl: off, removes: true, says: "no job within RUNNER_IDLE_TIMEOUT=60 s"},
 		{name: "no job in time for one that is not ephemeral",
-			env: []string{"RUNNER_IDLE_TIMEOUT=60", "RUNNER_EPHEMERAL=false"}, happens: func(*testing.T, *boot) {}, systemctl: off, removes: true},
+			env:     []string{"RUNNER_IDLE_TIMEOUT=60", "RUNNER_EPHEMERAL=false"},
+			happens: func(*testing.T, *boot) {}, systemctl: off, removes: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -278,7 +281,7 @@ func TestLinuxDoesNotEndTheInstance(t *testing.T) {
 		name  string
 		env   string
 		until func(t *testing.T, b *boot) (stop func()) // until stop, the instance stays on
-		ends  string                                    // what then is said
+		ends  string                                    // what then is said, if it goes off
 	}{
 		{"while a job runs", "RUNNER_IDLE_TIMEOUT=60", func(t *testing.T, b *boot) func() {
 			worker := b.dir + "/runner/bin.2.999.1/Runner.Worker"
@@ -307,6 +310,10 @@ echo $(($(cat "$RECORD/n") + 1)) >"$RECORD/n"; [ $(($(cat "$RECORD/n") % 2)) = 0
 			rig.WriteFile(t, b.dir+"/n", "0\n", 0o644)
 			return func() { rig.WriteFile(t, b.dir+"/is-active", "", 0o644) }
 		}, "ended without a job"},
+		{"while one that is not ephemeral is stopped", "RUNNER_EPHEMERAL=false", func(t *testing.T, b *boot) func() {
+			rig.WriteFile(t, b.dir+"/is-active", "inactive\n", 0o644)
+			return func() { rig.WriteFile(t, b.dir+"/is-system-running", "stopping\n", 0o644) }
+		}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -331,7 +338,8 @@ echo $(($(cat "$RECORD/n") + 1)) >"$RECORD/n"; [ $(($(cat "$RECORD/n") % 2)) = 0
 			}
 			stop()
 			watch.Wait()
-			if !strings.Contains(errs.String(), c.ends) || !strings.Contains(b.recorded(t, "systemctl"), "poweroff") {
+			off := strings.Contains(b.recorded(t, "systemctl"), "poweroff")
+			if !strings.Contains(errs.String(), c.ends) || off != (c.ends != "") {
 				t.Errorf("systemctl got %q\n%s", b.recorded(t, "systemctl"), &errs)
 			}
 		})

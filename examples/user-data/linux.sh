@@ -37,7 +37,7 @@ unset answer body creds session token access_key secret_key session_token imds_t
 : "${HOOK:=/usr/local/sbin/github-runner}" # a copy of this script, for the unit
 : "${UNIT:=/etc/systemd/system/github-runner.service}"
 : "${SETTINGS:=/etc/github-runner.env}" # the unit's
-: "${RUNNER_SERVICE:=}" # GitHub's unit: set by the script itself
+RUNNER_SERVICE=${RUNNER_SERVICE-} # GitHub's unit. The script's own unit has it
 
 log() { printf 'runner: %s\n' "$@" >&2; }
 
