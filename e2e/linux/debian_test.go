@@ -45,14 +45,14 @@ const (
 // distribution is one that linux.sh is for.
 type distribution struct {
 	name, suite string
-	libicu      string   // so that GitHub's installdependencies.sh is not called
+	packages    string   // libicu, so that GitHub's installdependencies.sh is not called, and what cloud-init expects
 	mmdebstrap  []string // more arguments
 }
 
 var (
 	debian12 = distribution{"debian", "bookworm", "libicu72", nil}
-	ubuntu22 = distribution{"ubuntu-22.04", "jammy", "libicu70", ubuntu} // its curl, 7.81, signs no session token
-	ubuntu24 = distribution{"ubuntu-24.04", "noble", "libicu74", ubuntu}
+	ubuntu22 = distribution{"ubuntu-22.04", "jammy", "libicu70,locales,openssh-server", ubuntu} // its curl, 7.81, signs no session token
+	ubuntu24 = distribution{"ubuntu-24.04", "noble", "libicu74,locales,openssh-server", ubuntu}
 	// The key is Ubuntu's for its archive, F6ECB3762474EDA9D21B7022871920D1991BC93C.
 	ubuntu = []string{"http://archive.ubuntu.com/ubuntu", "--components=main,universe", "--keyring=testdata/ubuntu.gpg"}
 )
@@ -76,6 +76,7 @@ case $1 in
     systemctl enable ` + runnerUnit + `
     echo ` + runnerUnit + ` >.service
     ;;
+  uninstall) ;;
   *) systemctl "$1" ` + runnerUnit + ` ;;
 esac
 `
@@ -175,7 +176,7 @@ func (d distribution) tree(t *testing.T) string {
 	if os.Geteuid() != 0 {
 		rig.NotTested(t, "only root can boot a container")
 	}
-	packages := "ca-certificates,cloud-init,curl,dbus,ifupdown,iproute2," + d.libicu + ",openssl,systemd,systemd-sysv"
+	packages := "ca-certificates,cloud-init,curl,dbus,ifupdown,iproute2," + d.packages + ",openssl,systemd,systemd-sysv"
 	path, err := filepath.Abs(fmt.Sprintf(rig.Root+"/.build/%s-%.6x.tar", d.name, sha256.Sum256([]byte(packages))))
 	if err != nil {
 		t.Fatal(err)
