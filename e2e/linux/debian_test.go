@@ -113,8 +113,8 @@ exec systemd-nspawn --quiet --register=no --keep-unit --boot --machine=debian --
 // debian is a container that boots Debian or Ubuntu: its systemd, then its cloud-init with the data source for EC2. Its
 // network card leads to a host that is IMDS, GitHub and API Gateway. So the user data is linux.sh as a reader has it.
 //
-// Not proven here: EC2's kernel, disk, network and DHCP, Debian's image for EC2, GitHub's real runner. cloud-init does
-// not see EC2's BIOS and asks IMDS without a session token; linux.sh asks with one.
+// Not proven here: EC2's kernel, disk, network and DHCP, the distribution's image for EC2, GitHub's real runner.
+// cloud-init does not see EC2's BIOS and asks IMDS without a session token; linux.sh asks with one.
 type debian struct {
 	*boot
 	root        string
@@ -490,9 +490,9 @@ func livesOnce(t *testing.T, d *debian) {
 	journal := d.powerOff(t) // as when EC2 stops or terminates it, whoever asked for that
 	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n")
 	equal(t, "GitHub was asked for", d.lastPath(), "/orgs/acme/actions/runners/remove-token")
-	stopped := strings.Index(journal, "Stopped "+runnerUnit)
-	left := strings.Index(journal, "Stopped github-runner.service")
-	network := strings.Index(journal, "Stopping networking.service")
+	stopped := strings.Index(journal, runnerUnit+": Deactivated")
+	left := strings.Index(journal, "github-runner.service: Deactivated")
+	network := strings.Index(journal, "networking.service: Deactivated")
 	if stopped < 0 || left < stopped || network < left {
 		t.Errorf("not in the order of runner, leaving and network:\n%s", journal)
 	}
