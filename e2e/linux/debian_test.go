@@ -1,9 +1,7 @@
 package linux_test
 
 import (
-	"bytes"
 	"cmp"
-	"compress/gzip"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -51,10 +49,13 @@ type distribution struct {
 
 var (
 	debian12 = distribution{"debian", "bookworm", "libicu72", nil}
-	ubuntu22 = distribution{"ubuntu-22.04", "jammy", "libicu70,locales,openssh-server", ubuntu} // its curl, 7.81, signs no session token
+	// Its curl, 7.81, signs no session token.
+	ubuntu22 = distribution{"ubuntu-22.04", "jammy", "libicu70,locales,openssh-server", ubuntu}
 	ubuntu24 = distribution{"ubuntu-24.04", "noble", "libicu74,locales,openssh-server", ubuntu}
 	// The key is Ubuntu's for its archive, F6ECB3762474EDA9D21B7022871920D1991BC93C.
-	ubuntu = []string{"http://archive.ubuntu.com/ubuntu", "--components=main,universe", "--keyring=testdata/ubuntu.gpg"}
+	ubuntu = []string{
+		"http://archive.ubuntu.com/ubuntu", "--components=main,universe", "--keyring=testdata/ubuntu.gpg",
+	}
 )
 
 // debianRunner is the runner of linux_test.go for a user of its own. It refuses root as GitHub's does, and its service
@@ -394,22 +395,15 @@ func (p *tunnels) Close() error {
 
 func (p *tunnels) Addr() net.Addr { return &net.TCPAddr{} }
 
-// packed is user data as launch templates have it: settings, the script, and all of it in gzip.
-func packed(t *testing.T, settings ...string) string {
+// packed is user data as make user-data makes it, for launch templates. The lines run before the script.
+func packed(t *testing.T, lines string, settings ...string) string {
 	t.Helper()
-	interpreter, script, _ := strings.Cut(rig.ReadFile(t, linuxSH), "\n")
-	text := interpreter + "\n"
-	for _, s := range append(settings, "API_URL=https://"+apiHost, "TARGET=orgs/acme", "REGION="+rig.Region,
-		"RUNNER_CA_FILE=/etc/company.pem") {
-		text += "export " + s + "\n"
-	}
-	var buffer bytes.Buffer
-	z := gzip.NewWriter(&buffer)
-	io.WriteString(z, text+script)
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return buffer.String()
+	extra := t.TempDir() + "/extra"
+	rig.WriteFile(t, extra, lines, 0o644)
+	cmd := exec.CommandContext(t.Context(), "make", append(settings, "-s", "user-data", "OS=linux", "EXTRA="+extra,
+		"API_URL=https://"+apiHost, "TARGET=orgs/acme", "REGION="+rig.Region, "RUNNER_CA_FILE=/etc/company.pem")...)
+	cmd.Dir = rig.Root
+	return rig.Output(t, cmd)
 }
 
 // filledIn is the script with its variables set in it.
@@ -460,7 +454,7 @@ func (d *debian) lastPath() string {
 // machine stops, while the network is still there, and joins when it starts. After its job the machine goes off.
 func TestDebianEphemeral(t *testing.T) {
 	for _, from := range []distribution{debian12, ubuntu22, ubuntu24} {
-		t.Run(from.name, func(t *testing.T) { livesOnce(t, newDebian(t, from, packed(t), false)) })
+		t.Run(from.name, func(t *testing.T) { livesOnce(t, newDebian(t, from, packed(t, "echo own >>/record/own"), false)) })
 	}
 }
 
@@ -514,6 +508,7 @@ func livesOnce(t *testing.T, d *debian) {
 	equal(t, "config.sh's arguments", d.recorded(t, "config.args"), joins+"remove\n"+joins)
 	journal = d.powerOff(t)
 	equal(t, "config.sh's users", d.recorded(t, "config.user"), strings.Repeat("github-runner\n", 3))
+	equal(t, "the lines before the script", d.recorded(t, "own"), "own\n")
 	equal(t, "arguments with a token", d.recorded(t, "config.leaks"), "")
 	d.dir = d.root
 	d.keepsSecrets(t, printed+journal)
@@ -522,7 +517,7 @@ func livesOnce(t *testing.T, d *debian) {
 // Nothing but a proxy leads out, which script, unit and service use. Nobody has a job, so the machine goes off.
 func TestDebianBehindAProxyHasNoJob(t *testing.T) {
 	const proxy = "http://192.0.2.1:3128"
-	d := newDebian(t, debian12, packed(t, "HTTPS_PROXY="+proxy, "RUNNER_IDLE_TIMEOUT=60"), true)
+	d := newDebian(t, debian12, packed(t, "export HTTPS_PROXY="+proxy, "RUNNER_IDLE_TIMEOUT=60"), true)
 	d.boots(t)
 	if env := d.recorded(t, "service.env"); !strings.Contains(env, "\nhttps_proxy="+proxy+"\n") ||
 		!strings.Contains(env, "\nSSL_CERT_FILE=/etc/github-runner-ca.pem\n") {
