@@ -49,6 +49,9 @@ console.log(JSON.stringify({
     line: line(c),
     parameters: c.descendantsOfType('command_parameter').filter((p) => p.parent.parent.equals(c)).map((p) => p.text),
   })),
+  types: all('type_literal').map((n) => ({ name: n.text.slice(1, -1), line: line(n) })),
+  long: all('expandable_string_literal', 'verbatim_string_characters', 'expandable_here_string_literal',
+    'verbatim_here_string_characters').filter((n) => n.text.includes('\n')).map(line),
   unused: all('pipeline')
     .filter((p) => p.parent.type === 'statement_list' && call(p) && !isValue(p))
     .map((p) => ({ name: call(p), line: line(p) })),

@@ -1,7 +1,11 @@
 package windows_test
 
 import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
 	"encoding/json"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -32,6 +36,11 @@ type script struct {
 		Line       int
 		Parameters []string
 	}
+	Types []struct {
+		Name string
+		Line int
+	}
+	Long   []int      // the lines of strings over several lines
 	Unused []struct { // calls whose output is not used
 		Name string
 		Line int
@@ -61,11 +70,11 @@ func TestWindowsGrammar(t *testing.T) {
 	}
 	text := rig.ReadFile(t, windowsPS1)
 	for _, c := range []struct{ name, old, new string }{
-		{"a brace too many", "exit $status", "exit $status }"},
+		{"a brace too many", "\nexit $status", "\nexit $status }"},
 		{"a parenthesis is missing", "while ($true) {", "while ($true {"},
 		{"a quote too many", "throw '5 the answer", "throw '5 the' answer"},
-		{"an operator of PowerShell 7 for null", "$why = $answer.Error", "$why = $answer.Error ?? ''"},
-		{"an operator of PowerShell 7 for conditions", "$status = 0", "$status = $TokenOnly ? 0 : 1"},
+		{"an operator of PowerShell 7 for null", "$copy = $response.", "$copy = $null ?? $response."},
+		{"an operator of PowerShell 7 for conditions", "$script:status = 0", "$script:status = $TokenOnly ? 0 : 1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -83,31 +92,62 @@ func TestWindowsGrammar(t *testing.T) {
 
 // Commands that ship with Windows PowerShell 5.1 and with PowerShell 7, and the parameters that both have.
 var powerShellCommands = map[string]string{
-	"Add-Content":       "-ErrorAction",
-	"Add-Type":          "-AssemblyName",
-	"Copy-Item":         "",
-	"ForEach-Object":    "",
-	"Get-Content":       "-ErrorAction",
-	"Get-FileHash":      "",
-	"Get-Random":        "-Maximum",
-	"Get-Variable":      "-ValueOnly",
-	"Invoke-RestMethod": "-TimeoutSec",
-	"Invoke-WebRequest": "-OutFile -TimeoutSec -UseBasicParsing",
-	"New-Item":          "-Force -ItemType",
-	"Remove-Item":       "-ErrorAction",
-	"Set-Content":       "",
-	"Set-StrictMode":    "-Version",
-	"Start-Sleep":       "-Milliseconds",
-	"Test-Path":         "",
-	"Where-Object":      "-EQ",
-	"gpupdate.exe":      "",
-	"$Problem":          "", // the script block of Wait-Until
+	"Add-Content":                  "-ErrorAction",
+	"Add-Type":                     "-AssemblyName",
+	"Convert-Path":                 "",
+	"ConvertFrom-Json":             "",
+	"ConvertTo-Json":               "",
+	"Copy-Item":                    "-ErrorAction -Force -Recurse",
+	"ForEach-Object":               "",
+	"Get-ChildItem":                "-ErrorAction",
+	"Get-Content":                  "-ErrorAction",
+	"Get-FileHash":                 "",
+	"Get-Process":                  "-ErrorAction",
+	"Get-Random":                   "-Maximum",
+	"Get-Service":                  "-ErrorAction",
+	"Get-Variable":                 "-ValueOnly",
+	"New-Item":                     "-Force -ItemType",
+	"New-ScheduledTaskAction":      "-Argument -Execute",
+	"New-ScheduledTaskPrincipal":   "-LogonType -UserId",
+	"New-ScheduledTaskSettingsSet": "-AllowStartIfOnBatteries -ExecutionTimeLimit",
+	"New-ScheduledTaskTrigger":     "-AtStartup",
+	"Out-String":                   "",
+	"Register-ScheduledTask":       "-Force -TaskName", // and what is splatted: Action, Trigger, Principal, Settings
+	"Remove-Item":                  "-ErrorAction -Force -Recurse",
+	"Rename-Item":                  "",
+	"Select-Object":                "-First -Last -Unique",
+	"Set-Content":                  "",
+	"Set-Item":                     "",
+	"Set-StrictMode":               "-Version",
+	"Set-Variable":                 "-Scope",
+	"Sort-Object":                  "",
+	"Start-ScheduledTask":          "-TaskName",
+	"Start-Sleep":                  "-Milliseconds",
+	"Test-Path":                    "",
+	"Where-Object":                 "-NE",
+	"gpupdate.exe":                 "",
+	"sc.exe":                       "",
+	"shutdown.exe":                 "",
+	"taskkill.exe":                 "",
+	"whoami.exe":                   "",
+	"$Problem":                     "", // the script block of Wait-Until
 }
 
+// Types of .NET Framework 4.7 and of .NET, by PowerShell's short names where it has some.
+var types = strings.Fields(`BitConverter Console Convert DateTime DateTimeOffset Diagnostics.Process
+	Diagnostics.ProcessStartInfo Diagnostics.Stopwatch Environment Globalization.CultureInfo IO.Compression.ZipFile IO.File
+	Math Net.Http.ByteArrayContent Net.Http.HttpClient Net.Http.HttpClientHandler Net.Http.HttpCompletionOption
+	Net.Http.HttpMethod Net.Http.HttpRequestMessage Net.NetworkCredential Net.ServicePointManager Net.WebException
+	Net.WebProxy OperationCanceledException Security.Cryptography.HMACSHA256 Security.Cryptography.SHA256
+	Security.Cryptography.X509Certificates.X509Certificate2 Security.Cryptography.X509Certificates.X509Store
+	Text.Encoding TimeSpan Uri bool byte[] int ordered regex string switch void`)
+
 // What writes nothing to the output.
-var silent = strings.Fields(`Add-Content Add-Type Copy-Item Invoke-WebRequest Remove-Item Set-Content Set-StrictMode
-	Start-Sleep .Dispose .ExtractToDirectory .WaitForExit .WriteLine
-	Install-Runner Invoke-Config Register-Runner Register-ShutdownScript Wait-Until Write-Log`)
+var silent = strings.Fields(`Add-Content Add-Type Copy-Item Remove-Item Set-Content Set-Item Set-StrictMode Set-Variable
+	Start-ScheduledTask Start-Sleep .Add .Close .Dispose .ExtractToDirectory .Open .WaitForExit .WriteLine
+	Clear-Registration Copy-Program Install-Runner Invoke-Config Invoke-Script Register-Runner Register-ShutdownScript
+	Register-Watch Remove-Runner Remove-Service Save-Package Save-State Set-Environment Start-Runner Wait-Until
+	Watch-Runner Write-Log`)
 
 func TestWindowsCallsWhatBothPowerShellsHave(t *testing.T) {
 	t.Parallel()
@@ -126,6 +166,14 @@ func TestWindowsCallsWhatBothPowerShellsHave(t *testing.T) {
 				t.Errorf("line %d: %s %s", c.Line, c.Name, p)
 			}
 		}
+	}
+	for _, used := range s.Types {
+		if !slices.Contains(types, used.Name) {
+			t.Errorf("line %d: [%s]", used.Line, used.Name)
+		}
+	}
+	if len(s.Types) < 20 {
+		t.Errorf("%d types were looked at", len(s.Types))
 	}
 	if len(s.Operators) > 0 {
 		t.Errorf("5.1 does not have %q", s.Operators)
@@ -146,43 +194,9 @@ func TestWindowsLeaksNoOutput(t *testing.T) {
 	}
 }
 
-func TestWindowsFunctionsRunAnywhere(t *testing.T) {
-	t.Parallel()
-	windows := regexp.MustCompile(
-		`\$env:|\w\\\w|\.exe|Windows|GroupPolicy|ZipFile|Invoke-(WebRequest|RestMethod|Config)`)
-	tested := rig.ReadFile(t, windowsTests)
-	text := rig.ReadFile(t, windowsPS1)
-	_, rest, _ := strings.Cut(text, "# From here to")
-	_, alone, found := strings.Cut(rest, "\n# Windows alone\n")
-	if !found {
-		t.Fatal("the part for Windows alone is not marked")
-	}
-	portable := 0
-	for _, f := range parsePowerShell(t, windowsPS1).Functions {
-		if f.Name == "Write-Log" || strings.Contains(alone, f.Text) {
-			continue
-		}
-		portable++
-		if call := windows.FindString(f.Text); call != "" && f.Name != "Get-SettingProblem" {
-			t.Errorf("%s, line %d: %s is Windows's own", f.Name, f.Line, call)
-		}
-		if !strings.Contains(tested, f.Name) && !slices.Contains([]string{"Get-Hash", "ConvertTo-Hex"}, f.Name) {
-			t.Errorf("windows.tests.ps1 does not test %s", f.Name)
-		}
-	}
-	if portable < 10 {
-		t.Errorf("%d functions", portable)
-	}
-}
-
 func TestWindowsIsUserData(t *testing.T) {
 	t.Parallel()
 	text := rig.ReadFile(t, windowsPS1)
-	const tags = "<powershell>\r\n</powershell>\r\n"
-	// A checkout on Windows may turn LF into CRLF, and the settings take some.
-	if size := len(text) + strings.Count(text, "\n") + len(tags); size > 16384-100 {
-		t.Errorf("%d bytes, EC2 takes 16384", size)
-	}
 	// 5.1 reads a file without a byte order mark as ANSI.
 	for _, path := range []string{windowsPS1, windowsTests} {
 		if odd := regexp.MustCompile(`[^\t\n -~]`).FindString(rig.ReadFile(t, path)); odd != "" {
@@ -194,26 +208,47 @@ func TestWindowsIsUserData(t *testing.T) {
 	if tag := launch.FindString(text); tag != "" {
 		t.Errorf("%s is a tag of EC2Launch", tag)
 	}
+	// Terraform's templatefile takes ${ and %{, CloudFormation's Fn::Sub takes ${.
+	if odd := regexp.MustCompile(`[$%]\{.*`).FindString(text); odd != "" {
+		t.Errorf("%s would be replaced in a template", odd)
+	}
+	// So whoever packs it may leave out indentation and the lines of comments.
+	if s := parsePowerShell(t, windowsPS1); len(s.Long) > 0 {
+		t.Errorf("the strings at %v go over several lines", s.Long)
+	}
+	var packed bytes.Buffer
+	z, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z.Write(regexp.MustCompile(`(?m)^\s*(#.*)?\n|^\t+`).ReplaceAll([]byte(text), nil))
+	z.Close()
+	// In base64 and with a head of a kilobyte, 1,500 bytes of what EC2 takes are left for the reader's own lines.
+	if size := base64.StdEncoding.EncodedLen(packed.Len()); size > 13800 {
+		t.Errorf("packed it has %d bytes", size)
+	}
 }
 
 func TestWindowsUnderPwsh(t *testing.T) {
 	t.Parallel()
-	pwsh, err := exec.LookPath("pwsh")
-	if err != nil {
-		t.Log("NOT PROVEN: no pwsh here, so windows.tests.ps1 and windows.ps1 -TokenOnly were not run")
-		return
-	}
-	run := func(t *testing.T, script string, args ...string) (stdout, stderr string, status int) {
+	pwsh := pwsh(t)
+	run := func(t *testing.T, env []string, args ...string) (stdout, stderr string, status int) {
 		t.Helper()
-		args = append([]string{"-NoProfile", "-NonInteractive", "-File", script}, args...)
-		cmd := exec.CommandContext(t.Context(), pwsh, args...)
-		cmd.Env = rig.Environ()
+		cmd := exec.CommandContext(t.Context(), pwsh, append([]string{"-NoProfile", "-NonInteractive"}, args...)...)
+		cmd.Env = append(rig.Environ(), env...)
 		stdout, stderr, status = rig.Run(t, cmd)
 		return strings.TrimRight(stdout, "\r\n"), stderr, status
 	}
 	t.Run("windows.tests.ps1", func(t *testing.T) {
-		out, errs, status := run(t, windowsTests)
-		if status != 0 || !regexp.MustCompile(`(?m)^\d{2,} passed, 0 failed$`).MatchString(out) {
+		out, errs, status := run(t, nil, "-Command", "Import-Module Pester -MinimumVersion 5.0; "+
+			"$result = Invoke-Pester "+windowsTests+" -PassThru -Output None; "+
+			"$result.Failed | Format-List ExpandedPath, ErrorRecord; "+
+			"'{0} passed, {1} failed, {2} not run' -f $result.PassedCount, $result.FailedCount, $result.NotRunCount; "+
+			"exit $result.FailedCount + $result.FailedContainersCount")
+		if strings.Contains(errs, "Pester") && strings.Contains(errs, "not loaded") {
+			rig.NotTested(t, "Pester 5 is missing: Install-Module Pester")
+		}
+		if status != 0 || !regexp.MustCompile(`(?m)^1\d\d passed, 0 failed, 0 not run$`).MatchString(out) {
 			t.Errorf("exit %d\n%s\n%s", status, out, errs)
 		}
 		t.Log(out)
@@ -228,22 +263,52 @@ func TestWindowsUnderPwsh(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			i := rig.NewInstance(t, c.credentials)
 			args := func(target string) []string {
-				return []string{"-TokenOnly", "-ApiUrl", i.APIURL, "-Target", target, "-Region", rig.Region,
+				return []string{"-File", windowsPS1, "-TokenOnly", "-ApiUrl", i.APIURL, "-Target", target, "-Region", rig.Region,
 					"-ImdsUrl", i.IMDSURL, "-RunnerTokenTimeout", "20"}
 			}
-			out, errs, status := run(t, windowsPS1, args("orgs/acme")...)
+			out, errs, status := run(t, nil, args("orgs/acme")...)
 			if tokens := i.GitHub.Tokens(); status != 0 || len(tokens) != 1 || out != tokens[0].Reveal() {
 				t.Errorf("exit %d, %d tokens\n%s", status, len(tokens), errs)
 			}
-			out, errs, status = run(t, windowsPS1, args("orgs/other")...)
+			out, errs, status = run(t, nil, args("orgs/other")...)
 			if status != 5 || out != "" || !strings.Contains(errs, "403 TargetNotAllowed") {
 				t.Errorf("a refusal: exit %d\n%s", status, errs)
 			}
 		})
 	}
-	t.Run("no settings", func(t *testing.T) {
-		out, errs, status := run(t, windowsPS1, "-TokenOnly")
-		if status != 2 || out != "" || strings.Count(errs, " is not set: ") != 3 {
+	for _, c := range []struct {
+		name string
+		args []string
+		says []string
+	}{
+		{"no settings", nil, []string{"ApiUrl is not set: ", "Target is not set: ", "Region is not set: "}},
+		{"a number that is none", []string{"-RunnerTokenTimeout", "soon"}, []string{"RunnerTokenTimeout is malformed: "}},
+		{"a parameter that is none", []string{"-RunnerLable", "x"}, []string{"-RunnerLable x is unknown: "}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, errs, status := run(t, nil, append([]string{"-File", windowsPS1, "-TokenOnly"}, c.args...)...)
+			if status != 2 || out != "" || !strings.HasPrefix(errs, "runner: ") {
+				t.Errorf("exit %d\n%s", status, errs)
+			}
+			for _, says := range c.says {
+				if !strings.Contains(errs, says) {
+					t.Errorf("it does not say %q: %s", says, errs)
+				}
+			}
+		})
+	}
+	t.Run("under AppLocker the log says so", func(t *testing.T) {
+		dir := t.TempDir()
+		_, _, status := run(t, []string{"ProgramData=" + dir}, "-Command",
+			"$ExecutionContext.SessionState.LanguageMode = 'ConstrainedLanguage'; "+windowsPS1+"; exit $LASTEXITCODE")
+		log, err := os.ReadFile(dir + "/runner-token-broker.log")
+		if status != 1 || err != nil || !strings.HasSuffix(string(log), "allow the script in AppLocker or WDAC\n") {
+			t.Errorf("exit %d, the log is %q: %v", status, log, err)
+		}
+	})
+	t.Run("dot-sourced, as by EC2Launch, the status arrives", func(t *testing.T) {
+		_, errs, status := run(t, nil, "-Command", ". "+windowsPS1+" -TokenOnly; exit $LASTEXITCODE")
+		if status != 2 {
 			t.Errorf("exit %d\n%s", status, errs)
 		}
 	})
