@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"runner-token-broker/e2e/rig"
 )
@@ -151,7 +152,7 @@ func TestWindowsLife(t *testing.T) {
 		}
 		run(t, ofSystem("Remove"), "no runner is registered here")
 		_, errs, status := m.run(t, nil)
-		if status != 7 || !strings.Contains(errs, "was used by jobs: launch a new instance") {
+		if status != 7 || !strings.Contains(errs, `a job has used C:\actions-runner: launch a new instance`) {
 			t.Errorf("exit %d\n%s", status, errs)
 		}
 	})
@@ -217,10 +218,10 @@ func TestWindowsSaysWhatFailed(t *testing.T) {
 		}, status: 7, says: "the download stalled", downloads: -1},
 		{name: "config.cmd fails", env: "CONFIG=fails", status: 8, says: "config.cmd failed with 1", config: true,
 			downloads: 1},
-		{name: "a runner that is too old to register", env: "CONFIG=is old", status: 8,
-			says: "GitHub refuses this old runner. Remedy: leave RunnerVersion empty", config: true, downloads: 1},
-		{name: "a runner whose version has ended", env: "CONFIG=registers what ends", status: 8,
-			says: "GitHub ends this old runner. Remedy: leave RunnerVersion empty", config: true, downloads: 1},
+		{name: "a runner that is too old to register", env: "CONFIG=is old", status: 7,
+			says: "GitHub has ended this version of the runner: leave RunnerVersion empty", config: true, downloads: 1},
+		{name: "a runner whose version has ended", env: "CONFIG=registers what ends", status: 7,
+			says: "GitHub has ended this version of the runner: leave RunnerVersion empty", config: true, downloads: 1},
 		{name: "a registration without a service", env: "CONFIG=makes no service", status: 8,
 			says: "config.cmd failed with 1", config: true, downloads: 1},
 		{name: "gpupdate", env: "GPUPDATE=1", status: 8, says: "gpupdate failed with 1: said", downloads: 1},
@@ -247,8 +248,8 @@ func TestWindowsSaysWhatFailed(t *testing.T) {
 			if n := len(m.GitHub.Tokens()) - tokens; n > 0 && !c.config {
 				t.Errorf("%d tokens", n)
 			}
-			if m.on(t, "service") == "" || status == 8 {
-				if _, err := os.Stat(m.root + "/actions-runner/.runner"); err == nil && c.name != "a runner that is configured" {
+			if c.config {
+				if _, err := os.Stat(m.root + "/actions-runner/.runner"); err == nil {
 					t.Error("a registration is left")
 				}
 			}
@@ -342,6 +343,7 @@ func TestWindowsFaults(t *testing.T) {
 	tls.Config.ErrorLog = discard
 	tls.StartTLS()
 	t.Cleanup(tls.Close)
+	anHourAgo := time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat)
 	for _, c := range []struct {
 		name     string
 		imds     func(path string) int
@@ -391,7 +393,10 @@ func TestWindowsFaults(t *testing.T) {
 			says: "no answer: "},
 		{name: "an untrusted certificate", settings: map[string]any{"ApiUrl": tls.URL}, status: 5,
 			says: "the certificate of 127.0.0.1 is not trusted. Remedy: the company's CA is not in this machine's store"},
-		{name: "the clock is off", settings: map[string]any{"ApiUrl": dated(t)}, status: 4, says: "the clock is off by 36"},
+		{name: "the clock is off", settings: map[string]any{"ApiUrl": dated(t, anHourAgo)}, status: 4,
+			says: "the clock is off by 36"},
+		{name: "a Date that is none", settings: map[string]any{"ApiUrl": dated(t, "yesterday")}, status: 5,
+			says: "its Date header cannot be read"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			os.Remove(m.root + "/record/sleep")

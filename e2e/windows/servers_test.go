@@ -5,7 +5,6 @@ import (
 	"log"
 	"net/http"
 	"testing"
-	"time"
 
 	"runner-token-broker/e2e/rig"
 )
@@ -22,10 +21,10 @@ func hangingUp(t *testing.T) string {
 	return rig.Serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
 }
 
-// dated refuses as API Gateway does, and says that it is an hour earlier.
-func dated(t *testing.T) string {
+// dated refuses as API Gateway does, and says that it is then.
+func dated(t *testing.T, date string) string {
 	return rig.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Date", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat))
+		w.Header().Set("Date", date)
 		w.WriteHeader(http.StatusForbidden)
 		io.WriteString(w, `{"message":"Signature expired"}`)
 	}))

@@ -7,7 +7,7 @@
 #   windows.ps1 -Watch                 turn the instance off once the runner has ended: a task of SYSTEM
 #
 # Log: C:\ProgramData\runner-token-broker.log. Exit status: 2 a setting, 3 no role credentials, 4 the clock, 5 refused,
-# 6 no token in time, 7 the runner's package or folder, 8 config.cmd, the service or its tasks, 1 anything else.
+# 6 no token in time, 7 the runner's package, version or folder, 8 config.cmd, the service or its tasks, 1 anything else.
 param(
 	# required: the stack's output ApiUrl, in quotes instead of $env:API_URL
 	[string]$ApiUrl = $env:API_URL,
@@ -51,6 +51,7 @@ $certificateStore = 'LocalMachine'
 $proxyVariables = 'http_proxy', 'https_proxy', 'no_proxy'
 $instanceId = ''
 $deprecated = 'deprecated and cannot receive messages'
+$tooOld = '7 GitHub has ended this version of the runner: leave RunnerVersion empty, or renew the image'
 
 # Not Write-Host, which is in the output of powershell.exe
 function Write-Log($Message) {
@@ -281,7 +282,6 @@ function Get-Remedy($Cause) {
 		'clock' { return "let w32tm reach a time server (Amazon: 169.254.169.123)" }
 		'tls' { return "the company's CA is not in this machine's store: add it, or set RunnerCaFile; " +
 			'for another CA Windows must reach ctldl.windowsupdate.com' }
-		'version' { return 'leave RunnerVersion empty, or make a new image' }
 		'InvalidRequest' { return "check Target: lower case, as GitHub has it$root" }
 		'TargetNotAllowed' { return "operator: add $Target to AllowedTargets, or correct Target" }
 		'TargetNotFound' { return 'check the spelling of Target; renamed? operator: can the PAT administer it?' }
@@ -337,8 +337,9 @@ function Get-RunnerToken($Kind, [int]$Timeout) {
 			if ($id -or ($id = $answer.RequestId)) { $why += " (request_id $(Get-Printable $id))" }
 			$retry, $after = (Test-Retryable $answer.Status $code), $answer.RetryAfter
 			if ($cause -eq '403') { # IAM may take a minute to know a new policy
+				if ($null -eq $answer.Date) { throw "5 refused: $why; its Date header cannot be read" }
 				$status, $retry = 5, ((Get-Seconds) - $start -lt 90)
-				$off = if ($answer.Date) { [int]([DateTimeOffset]::UtcNow - $answer.Date).TotalSeconds } else { 0 }
+				$off = [int]([DateTimeOffset]::UtcNow - $answer.Date).TotalSeconds
 				if ([Math]::Abs($off) -gt 120) { # a signature is good for five minutes
 					$status, $retry, $cause, $why = 4, $true, 'clock', "the clock is off by $off s"
 				}
@@ -475,7 +476,7 @@ function Invoke-Config($Folder, $Token, $Arguments) {
 		if ($line.Result -match "minimum runner version|$deprecated") { $old = $true }
 	}
 	$process.WaitForExit()
-	if ($old) { throw "8 GitHub refuses this old runner. Remedy: $(Get-Remedy version)" }
+	if ($old) { throw $tooOld }
 	if ($process.ExitCode) { throw "8 config.cmd failed with $($process.ExitCode): see above, and $RunnerDir\_diag" }
 }
 
@@ -562,7 +563,7 @@ function Wait-Listener {
 	$end, $looks = ((Get-Seconds) + 120), 0
 	while ($looks -lt 3) { # for ten seconds: one whose version has ended listens at first
 		$said = Get-ListenerLog
-		if ($said -match $deprecated) { throw "8 GitHub ends this old runner. Remedy: $(Get-Remedy version)" }
+		if ($said -match $deprecated) { throw $tooOld }
 		if ($said -match 'Running job: ') { return }
 		if ($said -match 'Listening for Jobs') { $looks++ }
 		if (-not (Test-Running)) { throw "8 the runner's service has stopped: see $RunnerDir\_diag" }
@@ -613,7 +614,7 @@ function Start-Runner {
 		}
 		if (Get-RunnerService) {
 			if ($registered) { return Write-Log 'the runner is registered already' }
-			throw "7 $RunnerDir was used by jobs: launch a new instance"
+			throw "7 a job has used $($RunnerDir): launch a new instance"
 		}
 		Clear-Registration # config.cmd was interrupted. It replaces what it registered
 	} elseif ($registered) { throw "7 $RunnerDir holds a runner that is configured: remove that, or set RunnerDir" }
@@ -647,7 +648,7 @@ function Watch-Runner {
 			# After an update Windows starts the service again within a minute, and at boot after some minutes.
 			if ($(if ($up) { $now - $up -lt 90 } else { $now - $start -lt 600 })) { continue }
 			$said = Get-ListenerLog
-			if ($said -match $deprecated) { Write-Log "GitHub ends this old runner. Remedy: $(Get-Remedy version)" }
+			if ($said -match $deprecated) { Write-Log $tooOld.Substring(2) }
 			elseif ($said -match 'completed with result: (\w+)') { Write-Log "the runner has had its job: $($Matches[1])" }
 			else { Write-Log "the runner's service has ended without a job: see $RunnerDir\_diag" }
 			if ($RunnerAfterJob -eq 'stay') { return }
