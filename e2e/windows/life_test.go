@@ -126,6 +126,13 @@ func TestWindowsLife(t *testing.T) {
 		}
 		run(t, ofSystem("Remove"), "no runner is registered here")
 	})
+	t.Run("it was a reboot: the instance goes off, because nobody comes", func(t *testing.T) {
+		run(t, ofSystem("Watch"), "the runner's service has ended without a job")
+		if got := m.on(t, "record/shutdown"); got != "/s /f /t 0\n" {
+			t.Errorf("shutdown got %q", got)
+		}
+		m.remove(t, "record/shutdown")
+	})
 	t.Run("user data that runs at every boot joins again, without a download", func(t *testing.T) {
 		m.write(t, "actions-runner/config.cmd", rig.ReadFile(t, "config.sh")) // no job was there
 		run(t, map[string]any{"RunnerIdleTimeout": "60"}, "service started")

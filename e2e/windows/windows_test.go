@@ -147,7 +147,7 @@ var silent = strings.Fields(`Add-Content Add-Type Copy-Item Remove-Item Set-Cont
 	Start-ScheduledTask Start-Sleep .Add .Close .Dispose .ExtractToDirectory .Open .WaitForExit .WriteLine
 	Clear-Registration Copy-Program Install-Runner Invoke-Config Invoke-Script Register-Runner Register-ShutdownScript
 	Register-Watch Remove-Runner Remove-Service Save-Package Save-State Set-Environment Start-Runner Wait-Until
-	Watch-Runner Write-Log`)
+	Wait-Listener Watch-Runner Write-Log`)
 
 func TestWindowsCallsWhatBothPowerShellsHave(t *testing.T) {
 	t.Parallel()

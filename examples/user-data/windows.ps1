@@ -549,7 +549,6 @@ function Remove-Runner([int]$Timeout) {
 	Invoke-Config "$stateDir\runner" (Get-RunnerToken 'remove-token' $Timeout).Token 'remove'
 	Remove-Service
 	Clear-Registration
-	Remove-Item $stateFile -ErrorAction Ignore
 	Write-Log 'the runner is removed'
 }
 
@@ -583,18 +582,22 @@ function Register-Runner {
 	try {
 		# The service runs as NT AUTHORITY\NETWORK SERVICE, config.cmd's default: no administrator, no password.
 		Invoke-Config $RunnerDir $answer.Token $arguments
-		Start-ScheduledTask -TaskName 'runner-token-broker'
 		Wait-Listener
 	} catch {
 		$failure = $_.Exception.Message
-		if (-not (Test-Running)) {
-			try { Remove-Runner 60 } catch {
+		if (Test-Running) { Start-ScheduledTask -TaskName 'runner-token-broker' }
+		else {
+			try {
+				Remove-Runner 60
+				Remove-Item $stateFile
+			} catch {
 				Write-Log "$($_.Exception.Message)"
 				Write-Log 'the registration stays: remove it at GitHub, or run this again'
 			}
 		}
 		throw $failure
 	}
+	Start-ScheduledTask -TaskName 'runner-token-broker'
 }
 
 function Start-Runner {

@@ -497,6 +497,8 @@ Describe 'windows.ps1' {
 			$machine.Calls[-2] | Should -Be 'remove-token 60'
 			$machine.Calls[-1] | Should -Be "$stateDir\runner: remove"
 			Test-Path "$RunnerDir\.runner" | Should -BeFalse
+			Test-Path $stateFile | Should -BeFalse # so that no watch turns off what failed
+			$machine.Calls | Should -Not -Contain 'task started'
 			$machine.Register = { Add-Registration; Set-Service_ Running; Add-Diag 'Listening for Jobs' }
 			Start-Runner # and the next run begins anew
 		}
@@ -507,6 +509,8 @@ Describe 'windows.ps1' {
 			Get-Failure { Start-Runner } | Should -Be '8 config.cmd failed with 1'
 			$log[-2..-1] | Should -Be '8 config.cmd failed with 2',
 				'the registration stays: remove it at GitHub, or run this again'
+			$machine.Register = { Add-Registration; Set-Service_ Running; Add-Diag 'Listening for Jobs' }
+			Start-Runner
 		}
 
 		It 'tells a version that has ended: <Name>' -ForEach @(
@@ -586,7 +590,6 @@ Describe 'windows.ps1' {
 			$machine.Calls[-1] | Should -Be "$stateDir\runner: remove"
 			$machine.Deleted | Should -Be 1
 			Test-Path "$RunnerDir\.runner" | Should -BeFalse
-			Test-Path $stateFile | Should -BeFalse
 		}
 
 		It 'does not leave after its job' {
