@@ -165,9 +165,32 @@ func TestARevokedInstallationTokenIsMadeAnewOnce(t *testing.T) {
 	s := startApp(t, nil)
 	s.post("orgs/acme")
 	s.github.RevokeInstallationTokens()
-	// It is less than a minute old, so this 401 is about the App's key. Another in the secret is used at once.
-	s.hold(map[string]any{"app_id": 123, "private_key": appPEM()})
-	if r := s.direct("orgs/acme", `"kind":"remove-token"`); r.Token == "" {
+	if r := s.direct("orgs/acme", `"kind":"remove-token"`); r.Token == "" || s.secrets.Reads() != 1 {
+		t.Errorf("%+v after %d reads", r, s.secrets.Reads())
+	}
+}
+
+// What the owner of one organization does is no trouble of the others with the same App.
+func TestASuspendedInstallationIsOneOwnersTrouble(t *testing.T) {
+	t.Parallel()
+	s := startApp(t, nil, func(f *lambda.Function) {
+		f.Env["ALLOWED_TARGETS"], f.Env["TOKEN_MIN_LIFE"] = "orgs/acme orgs/other", "1h"
+	})
+	two := func(suspended bool) github.App {
+		return anApp(func(a *github.App) {
+			other := a.Installations[0]
+			other.ID, other.Owner = 8, "other"
+			a.Installations[0].Suspended = suspended
+			a.Installations = append(a.Installations, other)
+		})
+	}
+	s.github.PutApp(two(false))
+	s.post("orgs/acme")
+	s.github.PutApp(two(true))
+	if r := s.post("orgs/acme"); r.Code != "CredentialForbidden" || r.line["cause"] != "app-suspended" {
+		t.Errorf("%+v", r)
+	}
+	if r := s.post("orgs/other"); r.StatusCode != 201 {
 		t.Errorf("%+v", r)
 	}
 }

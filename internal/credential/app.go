@@ -26,7 +26,7 @@ type Installations interface {
 
 const (
 	minBearerLife = 5 * time.Minute
-	freshBearer   = time.Minute // if GitHub rejects one so young, it is the App's key that is no good
+	anewOnce      = time.Minute // one that is rejected is made anew, but only once in this time
 )
 
 // app is what is remembered of one GitHub App.
@@ -36,18 +36,21 @@ type app struct {
 	signer Signer
 
 	mu     sync.Mutex
-	found  map[string]int64         // installations, by owner
-	tokens map[runner.Target]bearer // by what they were narrowed to
+	found  map[string]int64            // installations, by owner
+	tokens map[runner.Target]bearer    // by what they were narrowed to
+	forgot map[runner.Target]time.Time // when GitHub last rejected one of them
 }
 
 type bearer struct {
 	value   secret.Value
-	madeAt  time.Time
 	expires time.Time
 }
 
 func newApp(k *key, github Installations, signer Signer) *app {
-	return &app{key: k, github: github, signer: signer, found: map[string]int64{}, tokens: map[runner.Target]bearer{}}
+	return &app{
+		key: k, github: github, signer: signer,
+		found: map[string]int64{}, tokens: map[runner.Target]bearer{}, forgot: map[runner.Target]time.Time{},
+	}
 }
 
 // installation is a GitHub App as it is installed at the owner of one target.
@@ -80,11 +83,10 @@ func (i installation) Bearer(ctx context.Context) (secret.Value, error) {
 				return secret.Value{}, err
 			}
 		}
-		madeAt := now()
 		token, expires, err := a.github.CreateInstallationToken(ctx, jwt, number, i.target)
 		switch {
 		case err == nil:
-			a.keep(i.target, number, bearer{token, madeAt, expires})
+			a.keep(i.target, number, bearer{token, expires})
 			return token, nil
 		case !cached || a.key.installation != 0 || runner.AsError(err).Code != runner.TargetNotFound:
 			return secret.Value{}, err
@@ -93,11 +95,14 @@ func (i installation) Bearer(ctx context.Context) (secret.Value, error) {
 	}
 }
 
-// Reject forgets the installation token, so that a new one is made. If it was new, or none could be made, the App's key
-// is no good.
+// Reject forgets the installation token, so that a new one is made. If that is rejected too, the installation is no
+// good. If none could be made, the App's key is no good, for whatever owner.
 func (i installation) Reject(token secret.Value, why *runner.Error) {
-	if token.IsZero() || i.app.forget(i.target, token) {
-		i.set.reject(i.entry, why)
+	switch {
+	case token.IsZero():
+		i.set.reject(i.entry.id, why)
+	case i.app.forget(i.target, token):
+		i.set.reject(i.entry.at(i.target), why)
 	}
 }
 
@@ -122,14 +127,17 @@ func (a *app) keep(t runner.Target, installation int64, b bearer) {
 	a.tokens[t] = b
 }
 
-// forget forgets the token, if it is still the cached one, and reports whether it was new.
-func (a *app) forget(t runner.Target, token secret.Value) (wasNew bool) {
+// forget forgets the token, if it is still the cached one, and reports whether it was made in place of another that was
+// rejected as well.
+func (a *app) forget(t runner.Target, token secret.Value) (again bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	b := a.tokens[t]
-	if b.value.Reveal() != token.Reveal() {
+	if a.tokens[t].value.Reveal() != token.Reveal() {
 		return false
 	}
 	delete(a.tokens, t)
-	return time.Since(b.madeAt) <= freshBearer
+	maps.DeleteFunc(a.forgot, func(_ runner.Target, at time.Time) bool { return time.Since(at) > anewOnce })
+	_, again = a.forgot[t]
+	a.forgot[t] = now()
+	return again
 }

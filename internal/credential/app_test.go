@@ -178,19 +178,23 @@ func TestInstallationIsFoundAgainOnceOn404(t *testing.T) {
 	})
 }
 
-func TestARejectedInstallationTokenIsMadeAnewAndANewOneRejectsTheKey(t *testing.T) {
+func TestARejectedInstallationTokenIsMadeAnewOnce(t *testing.T) {
 	inAppWorld(t, appSecret, func(w *appWorld) {
 		c := w.has("orgs/acme", "ghs_1_orgs/acme")
-		time.Sleep(time.Minute + time.Nanosecond)
+		w.has("orgs/other", "ghs_2_orgs/other")
 		c.Reject(secret.New("ghs_1_orgs/acme"), rejected())
-		w.has("orgs/acme", "ghs_2_orgs/acme")
-		c.Reject(secret.New("ghs_1_orgs/acme"), rejected()) // late, of a token that was replaced
-		w.has("orgs/acme", "ghs_2_orgs/acme")
-		c.Reject(secret.New("ghs_2_orgs/acme"), rejected())
-		w.lacks("orgs/acme", runner.CredentialRejected, "the secret, read again, still holds the rejected value")
-		w.lacks("orgs/other", runner.CredentialRejected, "")
-		time.Sleep(time.Minute)
 		w.has("orgs/acme", "ghs_3_orgs/acme")
+		c.Reject(secret.New("ghs_1_orgs/acme"), rejected()) // late, of a token that was replaced
+		w.has("orgs/acme", "ghs_3_orgs/acme")
+		c.Reject(secret.New("ghs_3_orgs/acme"), rejected())
+		w.lacks("orgs/acme", runner.CredentialRejected, "the secret, read again, still holds the rejected value")
+		w.lacks("repos/acme/a", runner.CredentialRejected, "")
+		w.has("orgs/other", "ghs_2_orgs/other") // what one owner does is not another's trouble
+		time.Sleep(time.Minute)
+		w.has("orgs/acme", "ghs_4_orgs/acme")
+		time.Sleep(time.Second)
+		c.Reject(secret.New("ghs_4_orgs/acme"), rejected())
+		w.has("orgs/acme", "ghs_5_orgs/acme")
 	})
 }
 
@@ -199,6 +203,7 @@ func TestARejectedJWTRejectsTheKey(t *testing.T) {
 		c, _, _ := w.bearer("orgs/acme")
 		c.Reject(secret.Value{}, rejected())
 		w.lacks("orgs/acme", runner.CredentialRejected, "")
+		w.lacks("orgs/other", runner.CredentialRejected, "")
 		w.source.value = `{"client_id":"Iv1.a","kms_key_id":"alias/y"}`
 		time.Sleep(5 * time.Second)
 		w.has("orgs/acme", "ghs_2_orgs/acme")

@@ -33,6 +33,9 @@ func (e Entry) serves(t runner.Target) bool {
 	return e.targets == nil || slices.ContainsFunc(e.targets, func(p runner.Policy) bool { return p.Allows(t) })
 }
 
+// at tells an App's installation at the target's owner from its others.
+func (e Entry) at(t runner.Target) string { return e.id + " at " + t.Owner() }
+
 // Parse returns the credentials that the secret holds: one PAT or GitHub App, or a list. White space and a byte order
 // mark around it are taken off. Its errors are *runner.Error, name the field and its place, and quote nothing of the
 // secret.

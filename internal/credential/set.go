@@ -34,7 +34,7 @@ type Set struct {
 	entries  []Entry // none before the first read
 	readAt   time.Time
 	rereadAt time.Time            // when the successor of a value that is no good was last looked for
-	rejected map[string]rejection // by the entry's id
+	rejected map[string]rejection // by the entry's id, or by Entry.at
 	apps     map[string]*app      // by the entry's id
 }
 
@@ -153,7 +153,10 @@ func (s *Set) find(t runner.Target) (Entry, *runner.Error) {
 		problem.Credential = e.name
 		return e, problem
 	}
-	return e, s.rejected[e.id].why
+	if r, ok := s.rejected[e.id]; ok {
+		return e, r.why
+	}
+	return e, s.rejected[e.at(t)].why
 }
 
 func (s *Set) credential(t runner.Target) runner.Credential {
@@ -171,10 +174,10 @@ func (s *Set) credential(t runner.Target) runner.Credential {
 	return installation{s, e, a, t}
 }
 
-func (s *Set) reject(e Entry, why *runner.Error) {
+func (s *Set) reject(id string, why *runner.Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rejected[e.id] = rejection{why, now()}
+	s.rejected[id] = rejection{why, now()}
 }
 
 // again returns the rejection for a call that is not made.
@@ -194,7 +197,7 @@ type pat struct {
 func (p pat) Account() string                              { return p.entry.id }
 func (p pat) Name() string                                 { return p.entry.name }
 func (p pat) Bearer(context.Context) (secret.Value, error) { return p.entry.pat, nil }
-func (p pat) Reject(_ secret.Value, why *runner.Error)     { p.set.reject(p.entry, why) }
+func (p pat) Reject(_ secret.Value, why *runner.Error)     { p.set.reject(p.entry.id, why) }
 
 // now is the wall clock alone: the monotonic one may stand still while the environment is frozen between invocations
 // (https://pkg.go.dev/time#hdr-Monotonic_Clocks).
