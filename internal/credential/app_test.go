@@ -246,7 +246,11 @@ func TestTheFirstCredentialThatMatchesIsUsed(t *testing.T) {
 			t.Errorf("name %q", name)
 		}
 		w.lacks("orgs/other", runner.CredentialMissing, "none of the secret's credentials is for orgs/other")
-		w.lacks("orgs/broken", runner.CredentialMissing, "in number 3 of the secret's credentials")
+		w.lacks("orgs/broken", runner.CredentialMissing, "number 3 of the secret's credentials has a character")
+		if _, _, err := w.bearer("orgs/broken"); runner.AsError(err).Credential != "pat 3" ||
+			runner.AsError(err).Cause != "secret-malformed" {
+			t.Errorf("credential %q, %v", runner.AsError(err).Credential, err)
+		}
 		w.has("orgs/acme", "ghs_2_orgs/acme")
 		w.lacks("enterprises/acme", runner.CredentialForbidden, "")
 		if w.source.reads != 2 { // once more, in case orgs/other was put there since

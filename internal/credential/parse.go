@@ -81,7 +81,6 @@ func parseList(text json.RawMessage) ([]Entry, error) {
 		if err != nil {
 			return nil, fmt.Errorf("in number %d of its credentials %w", i+1, err)
 		}
-		e.name += fmt.Sprintf(" %d", i+1)
 		entries = append(entries, e)
 	}
 	return entries, nil
@@ -98,9 +97,12 @@ func parseListed(object map[string]json.RawMessage, before []Entry) (Entry, erro
 		return Entry{}, errors.New(`has no list "targets", or an empty one`)
 	}
 	delete(object, "targets")
+	number := len(before) + 1
 	e, err := parseEntry("", object)
+	e.name += fmt.Sprintf(" %d", number)
 	if err != nil {
-		e = Entry{err: malformed.Refuse("in number %d of the secret's credentials it %w", len(before)+1, err)}
+		e.err = malformed.Refuse("number %d of the secret's credentials %w", number, err)
+		e.err.Credential = e.name
 	}
 	for i, target := range targets {
 		policy, err := runner.ParsePolicy(target)
@@ -118,18 +120,18 @@ func parseListed(object map[string]json.RawMessage, before []Entry) (Entry, erro
 	return e, nil
 }
 
-// parseEntry parses one credential: a text, or the fields of an object.
+// parseEntry parses one credential: a text, or the fields of an object. A malformed one has a name too.
 func parseEntry(text string, object map[string]json.RawMessage) (Entry, error) {
 	if slices.ContainsFunc(appFields, func(name string) bool { _, ok := object[name]; return ok }) {
 		k, err := parseApp(object)
 		if err != nil {
-			return Entry{}, err
+			return Entry{name: "app"}, err
 		}
 		return Entry{name: "app", id: k.id(), app: k}, nil
 	}
 	pat, err := parsePAT(text, object)
 	if err != nil {
-		return Entry{}, err
+		return Entry{name: "pat"}, err
 	}
 	return Entry{name: "pat", id: pat.SHA256(), pat: pat}, nil
 }

@@ -85,7 +85,7 @@ func check(token string) error {
 	case strings.Trim(token, "=") == "":
 		return errors.New("is empty: put a token into it")
 	case strings.HasPrefix(token, "-----BEGIN"):
-		return errors.New("is a private key: store a personal access token")
+		return errors.New(`is a private key alone: store {"client_id":"...","private_key":"..."} for a GitHub App`)
 	}
 	position := 0
 	padding := false
