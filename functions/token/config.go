@@ -72,7 +72,7 @@ func loadConfig(getenv func(string) string) (config, error) {
 		return err
 	})
 	setting("SHARED_TOKENS_SECRET_ID", "", func(s string) (err error) {
-		if c.sharedID, err = secretsmanager.ParseID(s, getenv("AWS_REGION")); err == nil && c.sharedID == c.secretID {
+		if c.sharedID, err = secretsmanager.ParseID(s, getenv("AWS_REGION")); err == nil && c.sharedID.MayBe(c.secretID) {
 			err = errors.New("is the secret with the credential: the shared tokens need one of their own")
 		}
 		return err

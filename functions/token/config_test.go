@@ -49,6 +49,11 @@ func TestSettingsAreRefusedOrTaken(t *testing.T) {
 		{"GITHUB_SECRET_ID", " ", false},
 		{"GITHUB_SECRET_ID", "ghp_thisMustNotBeSeen", false},
 		{"ALLOWED_TARGETS", "", false},
+		{"SHARED_TOKENS_SECRET_ID", "shared-tokens", true},
+		{"SHARED_TOKENS_SECRET_ID", "arn:aws:secretsmanager:eu-central-1:123456789012:secret:github-pat-AbCdEf", false},
+		{"SHARED_TOKENS_SECRET_ID", "github-pat", false}, // the credential's: a refresh would overwrite it
+		{"METRICS", "off", true},
+		{"METRICS", "no", false},
 		{"SECRET_TTL", "1ns", true},
 		{"SECRET_TTL", "-1s", false},
 		{"SECRET_TTL", "5", false},

@@ -43,6 +43,24 @@ func ParseID(s, region string) (ID, error) {
 	return ID(s), nil
 }
 
+// MayBe reports whether both can name one secret: an ARN ends in the secret's name, and after it a hyphen and six
+// characters that AWS adds, which may be left out.
+func (id ID) MayBe(other ID) bool {
+	return slices.ContainsFunc(id.names(), func(name string) bool { return slices.Contains(other.names(), name) })
+}
+
+func (id ID) names() []string {
+	_, name, isARN := strings.Cut(string(id), ":secret:")
+	if !isARN {
+		return []string{string(id)}
+	}
+	names := []string{name}
+	if n := len(name) - len("-AbCdEf"); n > 0 && name[n] == '-' {
+		names = append(names, name[:n])
+	}
+	return names
+}
+
 func notInName(r rune) bool {
 	letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
 	return !letter && (r < '0' || '9' < r) && !strings.ContainsRune("/_+=.@-", r)

@@ -47,3 +47,27 @@ func TestParseIDTakesNamesAndARNs(t *testing.T) {
 		t.Errorf("without a region: %v", err)
 	}
 }
+
+func TestOneSecretHasSeveralIDs(t *testing.T) {
+	t.Parallel()
+	const prefix = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:"
+	for name, test := range map[string]struct {
+		a, b ID
+		same bool
+	}{
+		"name":                   {"github", "github", true},
+		"name and ARN":           {"github", prefix + "github-AbCdEf", true},
+		"name and short ARN":     {"ci/github", prefix + "ci/github", true},
+		"both ARNs":              {prefix + "github", prefix + "github-AbCdEf", true},
+		"another name":           {"github", "github-tokens", false},
+		"another ARN":            {"github", prefix + "github-tokens-AbCdEf", false},
+		"another's full ARN":     {prefix + "github-AbCdEf", prefix + "github-tokens-AbCdEf", false},
+		"six characters are few": {"git", prefix + "-AbCdEf", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if test.a.MayBe(test.b) != test.same || test.b.MayBe(test.a) != test.same {
+				t.Errorf("%s and %s: want %t", test.a, test.b, test.same)
+			}
+		})
+	}
+}
