@@ -56,7 +56,7 @@ func (m *Meter) PassOver(why string) {
 	}
 }
 
-// SharedAge says how old the shared token is that was used.
+// SharedAge says how old the shared token is that was found, or the shared tokens where there was none.
 func (m *Meter) SharedAge(age time.Duration) {
 	if m != nil {
 		m.mu.Lock()
@@ -65,7 +65,7 @@ func (m *Meter) SharedAge(age time.Duration) {
 	}
 }
 
-// Shared returns why the shared tokens were not used, or else the age of the one that was; neither if there are none.
+// Shared returns why the shared tokens were not used, "" if one was or there are none, and their age, 0 if unknown.
 func (m *Meter) Shared() (passedOver string, age time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -16,27 +16,52 @@ import (
 
 const (
 	writeEvery = 15 * time.Minute // however often it is called
-	atOnce     = 5                // GitHub answers bursts with 502
-	perMinute  = 150              // GitHub takes about 180 tokens a minute from one account
-	maxSize    = 60 << 10         // Secrets Manager takes 64 KiB
+	writeTime  = 3 * time.Second  // of an invocation's; what was made and not written is lost
+	tryEvery   = time.Minute      // for an environment that cannot write
+	clockSlack = time.Minute
+	atOnce     = 5        // GitHub answers bursts with 502
+	perMinute  = 150      // GitHub takes about 180 tokens a minute from one account
+	maxSize    = 60 << 10 // Secrets Manager takes 64 KiB
 )
 
-// Refresh has a token made for each target that the policy names, and writes all of them at once. One that fails keeps
-// its old entry. It writes at most once in 15 minutes: an earlier call makes no token. It fails, with the first
-// failure, if there was nothing to write. It ends with ctx.
+// Refresh has a token made for each target that the policy names, the oldest first, and writes all of them at once. One
+// that fails keeps its old entry. It writes at most once in 15 minutes: an earlier call makes no token, nor does one
+// within a minute of another that failed. It fails, with the first failure, if there was nothing to write. It ends with
+// ctx.
 func (s *Tokens) Refresh(ctx context.Context) (runner.Refreshed, error) {
-	old := held{tokens: map[runner.Target]entry{}}
-	if v, err := s.store.Fetch(ctx); err == nil {
-		if h, err := parse(v); err == nil {
-			old = h
+	result := runner.Refreshed{PassedOver: s.policy.Wildcards()}
+	select {
+	case s.refreshing <- struct{}{}:
+		defer func() { <-s.refreshing }()
+	case <-ctx.Done():
+		return result, slow.Refuse("waiting for another refresh: %w", ctx.Err())
+	}
+	var old held
+	v, err := s.store.Fetch(ctx)
+	switch {
+	case err == nil:
+		old, _ = parse(v) // what is malformed is overwritten
+	case runner.AsError(err).Code == runner.Unavailable: // what is there may be good
+		return result, err
+	}
+	if age := time.Since(old.writtenAt); !old.writtenAt.IsZero() && age >= -clockSlack {
+		runner.MeterOf(ctx).SharedAge(age)
+		if age < writeEvery {
+			result.Age = age.Round(time.Second).String()
+			return result, nil
 		}
 	}
-	result := runner.Refreshed{PassedOver: s.policy.Wildcards()}
-	if age := time.Since(old.writtenAt); age < writeEvery {
-		result.Age = age.Round(time.Second).String()
-		return result, nil
+	if time.Since(s.triedAt) < tryEvery {
+		return result, s.tried
 	}
-	made, failed := s.make(ctx)
+	s.triedAt = time.Now().Round(0)
+	s.tried = s.renew(ctx, old, &result)
+	return result, s.tried
+}
+
+// renew has the tokens made and writes them.
+func (s *Tokens) renew(ctx context.Context, old held, result *runner.Refreshed) error {
+	made, failed := s.make(ctx, old)
 	var first error
 	fresh := len(made)
 	for _, target := range s.policy.Targets() {
@@ -54,25 +79,35 @@ func (s *Tokens) Refresh(ctx context.Context) (runner.Refreshed, error) {
 		}
 	}
 	if fresh == 0 {
-		return result, first
+		return first
 	}
 	text, dropped := write(made)
 	result.Dropped = dropped
 	if err := s.store.Put(ctx, text); err != nil {
-		return result, err
+		return err
 	}
 	result.Written = len(made) - dropped
-	return result, nil
+	return nil
 }
 
-// make has the tokens made, some at a time and within GitHub's limits. Those that there is no time for fail.
-func (s *Tokens) make(ctx context.Context) (made map[runner.Target]entry, failed map[runner.Target]error) {
+// make has the tokens made, some at a time and within GitHub's limits. Those that there is no time for fail: they are
+// the first of the next refresh.
+func (s *Tokens) make(ctx context.Context, old held) (made map[runner.Target]entry, failed map[runner.Target]error) {
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, end.Add(-writeTime))
+		defer cancel()
+	}
+	targets := s.policy.Targets()
+	slices.SortStableFunc(targets, func(a, b runner.Target) int {
+		return old.tokens[a].madeAt.Compare(old.tokens[b].madeAt)
+	})
 	made, failed = map[runner.Target]entry{}, map[runner.Target]error{}
 	limiter := rate.NewLimiter(perMinute/60.0, atOnce)
 	slots := make(chan struct{}, atOnce)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for _, target := range s.policy.Targets() {
+	for _, target := range targets {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()

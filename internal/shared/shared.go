@@ -36,8 +36,13 @@ type Tokens struct {
 	// The slot is held by the one that uses the rest; a channel, since those that wait for it have deadlines.
 	slot    chan struct{}
 	readAt  time.Time // by the wall clock, see runner.Minter
-	tokens  map[runner.Target]entry
-	problem string // why there are none; "" if that is not known
+	held    held
+	problem string // why there is nothing; "" if that is not known
+
+	// The same for Refresh.
+	refreshing chan struct{}
+	triedAt    time.Time
+	tried      error // what came of it
 }
 
 // New returns the Tokens of store, in front of next. It hands out a token that has at least minLife left. runnerURL
@@ -46,7 +51,8 @@ func New(
 	next runner.Upstream, store Store, policy runner.Policy, minLife time.Duration, runnerURL func(runner.Target) string,
 ) *Tokens {
 	return &Tokens{
-		next: next, store: store, policy: policy, minLife: minLife, runnerURL: runnerURL, slot: make(chan struct{}, 1),
+		next: next, store: store, policy: policy, minLife: minLife, runnerURL: runnerURL,
+		slot: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
 	}
 }
 
@@ -77,7 +83,12 @@ func (s *Tokens) find(ctx context.Context, r runner.Request) (entry, string) {
 	if time.Since(s.readAt) >= readEvery {
 		s.read(ctx)
 	}
-	e, ok := s.tokens[r.Target]
+	e, ok := s.held.tokens[r.Target]
+	if ok {
+		runner.MeterOf(ctx).SharedAge(time.Since(e.madeAt))
+	} else if !s.held.writtenAt.IsZero() {
+		runner.MeterOf(ctx).SharedAge(time.Since(s.held.writtenAt))
+	}
 	switch {
 	case s.problem != "":
 		return entry{}, s.problem
@@ -88,26 +99,25 @@ func (s *Tokens) find(ctx context.Context, r runner.Request) (entry, string) {
 	case r.Fresh && time.Since(e.madeAt) > freshFor:
 		return entry{}, "its token is not fresh"
 	}
-	runner.MeterOf(ctx).SharedAge(time.Since(e.madeAt))
 	return e, ""
 }
 
-// read reads the secret. What is wrong with it is remembered as long as what is right.
+// read reads the secret. What is wrong with it is remembered as long as what is right, but for a caller's lack of time.
 func (s *Tokens) read(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	limited, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	v, err := s.store.Fetch(ctx)
-	s.readAt, s.tokens, s.problem = time.Now().Round(0), nil, ""
+	v, err := s.store.Fetch(limited)
+	s.held, s.problem = held{}, ""
+	if ctx.Err() == nil {
+		s.readAt = time.Now().Round(0)
+	}
 	if err != nil {
 		s.problem = "it cannot be read: " + runner.AsError(err).Cause
 		return
 	}
-	held, err := parse(v)
-	if err != nil {
+	if s.held, err = parse(v); err != nil {
 		s.problem = err.Error()
-		return
 	}
-	s.tokens = held.tokens
 }
 
 // held is what the secret holds.
