@@ -671,6 +671,9 @@ func TestSelfCheckIsAnsweredByDirectInvocation(t *testing.T) {
 			if a.line["outcome"] != "checked" || a.line["status"] != string(status) || a.line["level"] != level {
 				t.Errorf("logged %v", a.line)
 			}
+			if found := fmt.Sprint(a.line["findings"]); strings.Contains(found, "orgs/acme") != (status != runner.OK) {
+				t.Errorf("logged findings %s", found)
+			}
 			failed := map[bool]float64{true: 1}[status == runner.Failed]
 			if m := extract(t, a.line); m["CheckFailed,FunctionName=token"] != failed {
 				t.Errorf("metrics %v", m)
@@ -682,8 +685,57 @@ func TestSelfCheckIsAnsweredByDirectInvocation(t *testing.T) {
 	}
 	c := &checker{err: refusal(runner.TargetNotAllowed)}
 	a := invoke(t, &Handler{Issuer: good(), Checker: c}, `{"check":true}`)
-	if a.line["outcome"] != "TargetNotAllowed" || a.err == nil {
+	if a.line["outcome"] != "TargetNotAllowed" || a.line["message"] != "self-check refused" || a.err == nil {
 		t.Errorf("%v, %v", a.line, a.err)
+	}
+}
+
+// refresher answers what it is told.
+type refresher struct {
+	result runner.Refreshed
+	err    error
+}
+
+func (r refresher) Refresh(context.Context) (runner.Refreshed, error) { return r.result, r.err }
+
+// A scheduled refresh has no reader but the log's.
+func TestRefreshIsLoggedAndMeasured(t *testing.T) {
+	t.Parallel()
+	failed := []runner.NotRefreshed{{Target: "orgs/acme", Code: runner.RateLimited, Cause: "primary-limit"}}
+	for name, test := range map[string]struct {
+		refresher
+		level, message, outcome string
+		says                    []string
+	}{
+		"good": {refresher{result: runner.Refreshed{Written: 2}}, "INFO", "shared tokens refreshed", "refreshed",
+			[]string{"written:2"}},
+		"too early": {refresher{result: runner.Refreshed{Age: "14m0s"}}, "INFO", "shared tokens refreshed", "refreshed",
+			[]string{"age:14m0s"}},
+		"no room": {refresher{result: runner.Refreshed{Written: 2, Dropped: 3}}, "WARN", "shared tokens refreshed",
+			"refreshed", []string{"dropped:3"}},
+		"one failed": {refresher{result: runner.Refreshed{Written: 2, Failed: failed}}, "WARN", "shared tokens refreshed",
+			"refreshed", []string{"orgs/acme", "primary-limit"}},
+		"all failed": {refresher{runner.Refreshed{Failed: failed}, refusal(runner.RateLimited)}, "WARN",
+			"shared tokens not refreshed", "RateLimited", []string{"orgs/acme", "primary-limit"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := invoke(t, &Handler{Refresher: test.refresher, Function: "token"}, `{"refresh":true}`)
+			if a.line["level"] != test.level || a.line["message"] != test.message || a.line["outcome"] != test.outcome ||
+				(a.err != nil) != (test.err != nil) {
+				t.Errorf("%v, %v", a.line, a.err)
+			}
+			for _, says := range test.says {
+				if text := fmt.Sprint(a.line["refreshed"]); !strings.Contains(text, says) {
+					t.Errorf("%s does not say %s", text, says)
+				}
+			}
+			m := extract(t, a.line)
+			if m["SharedTokensWritten,FunctionName=token"] != float64(test.result.Written) ||
+				m["SharedTokensFailed,FunctionName=token"] != float64(len(test.result.Failed)) {
+				t.Errorf("metrics %v", m)
+			}
+		})
 	}
 }
 

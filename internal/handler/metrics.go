@@ -43,17 +43,11 @@ func (r record) metrics(trace runner.Trace) []slog.Attr {
 			namespace, [][]string{{"FunctionName", name}}, []metric{{count, "Count"}},
 		})
 	}
-	switch {
-	case r.refused != nil:
-		dimension("Outcome", string(r.refused.Code), "Invocations")
+	dimension("Outcome", r.outcome(), "Invocations")
+	if r.refused != nil {
 		dimension("Cause", r.refused.Cause, "Refusals")
-	case r.report.Status != "":
-		dimension("Outcome", "checked", "Invocations")
-	case r.refreshed != nil:
-		dimension("Outcome", "refreshed", "Invocations")
-	default:
-		dimension("Outcome", "issued", "Invocations")
-		dimension("Source", string(r.token.Source), "Tokens")
+	} else {
+		dimension("Source", string(r.token.Source), "Tokens") // "" of all but issue
 	}
 
 	whole := directive{Namespace: namespace, Dimensions: [][]string{{"FunctionName"}}}
@@ -78,7 +72,7 @@ func (r record) metrics(trace runner.Trace) []slog.Attr {
 	if _, age := r.meter.Shared(); age > 0 {
 		value("SharedTokensAge", "Seconds", age.Seconds())
 	}
-	if r.refreshed != nil && r.refused == nil {
+	if r.refreshed != nil {
 		value("SharedTokensWritten", "Count", float64(r.refreshed.Written))
 		value("SharedTokensFailed", "Count", float64(len(r.refreshed.Failed)))
 	}

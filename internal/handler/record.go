@@ -57,6 +57,12 @@ func (r record) level() slog.Level {
 func (r record) message() string {
 	switch {
 	case r.refused != nil:
+		switch r.command.(type) {
+		case check:
+			return "self-check refused"
+		case refresh:
+			return "shared tokens not refreshed"
+		}
 		return "token refused"
 	case r.report.Status != "":
 		return "self-check: " + string(r.report.Status)
@@ -66,6 +72,19 @@ func (r record) message() string {
 		return "token issued from before an outage"
 	}
 	return "token issued"
+}
+
+// outcome is the code, or what was done.
+func (r record) outcome() string {
+	switch {
+	case r.refused != nil:
+		return string(r.refused.Code)
+	case r.report.Status != "":
+		return "checked"
+	case r.refreshed != nil:
+		return "refreshed"
+	}
+	return "issued"
 }
 
 // LogValue implements slog.LogValuer.
@@ -87,18 +106,18 @@ func (r record) LogValue() slog.Value {
 	}
 
 	trace, credential, failure := r.token.GitHub, r.token.Credential, r.token.Outage
-	switch {
-	case r.refused != nil:
+	if r.refused != nil {
 		trace, credential, failure = r.refused.GitHub, r.refused.Credential, r.refused
-		text("outcome", string(r.refused.Code))
+	}
+	text("outcome", r.outcome())
+	switch {
 	case r.report.Status != "":
-		text("outcome", "checked")
 		text("status", string(r.report.Status))
+		// A scheduled one has no other reader.
+		attrs = append(attrs, slog.Any("findings", r.report.NotOK()))
 	case r.refreshed != nil:
-		text("outcome", "refreshed")
-		attrs = append(attrs, slog.Int("written", r.refreshed.Written), slog.Any("failed", r.refreshed.Failed))
-	default:
-		text("outcome", "issued")
+		attrs = append(attrs, slog.Any("refreshed", r.refreshed))
+	case r.refused == nil:
 		text("source", string(r.token.Source))
 		text("expires_at", r.token.ExpiresAt.UTC().Format(time.RFC3339))
 		text("token_sha256", r.token.Value.SHA256()[:12])

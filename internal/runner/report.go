@@ -1,5 +1,7 @@
 package runner
 
+import "slices"
+
 // Refreshed is what came of a refresh of the shared tokens.
 type Refreshed struct {
 	Written    int            `json:"written"`
@@ -39,6 +41,11 @@ type Finding struct {
 	Cause    string `json:"cause,omitempty"`
 	Evidence string `json:"evidence"`
 	Remedy   string `json:"remedy,omitempty"`
+}
+
+// NotOK returns the findings that an operator must act on.
+func (r Report) NotOK() []Finding {
+	return slices.DeleteFunc(slices.Clone(r.Findings), func(f Finding) bool { return f.Status == OK })
 }
 
 // Add adds a finding, and counts its status.
