@@ -54,16 +54,16 @@ var diagnoses = []diagnosis{
 	{answer.isForeign, notGitHub(runner.Internal), false},
 
 	// A GitHub App's own calls, with its JWT.
-	{both(answer.isApps, both(status(401), either(says("expiration"), says("issued at")))), runner.Cause{
+	{both(answer.isToJWT, both(status(401), either(says("expiration"), says("issued at")))), runner.Cause{
 		Name: "clock", Code: runner.CredentialRejected,
 		Remedy: "GitHub finds the time in the App's JWT wrong: is the clock here off?",
 	}, false},
-	{both(answer.isApps, either(status(401), says("integration not found"))), runner.Cause{
+	{both(answer.isToJWT, either(status(401), says("integration not found"))), runner.Cause{
 		Name: "app-key-rejected", Code: runner.CredentialRejected,
 		Remedy: "the App's key or id is wrong, or the key or the App was deleted: " +
 			"compare client_id and the key in the secret with the App's page",
 	}, false},
-	{both(answer.isApps, says("suspended")), runner.Cause{
+	{both(status(403), says("installation has been suspended")), runner.Cause{
 		Name: "app-suspended", Code: runner.CredentialForbidden,
 		Remedy: "the App's installation is suspended: an owner of the organization can unsuspend it",
 	}, false},
@@ -84,6 +84,11 @@ var diagnoses = []diagnosis{
 		Remedy: "give the App's installation access to the repository; GitHub also answers so for a name it does not know",
 	}, false},
 
+	{both(status(401), answer.isToInstallation), runner.Cause{
+		Name: "installation-token-rejected", Code: runner.CredentialRejected,
+		Remedy: "GitHub refuses a token that it made for the App: was the App uninstalled or suspended? " +
+			"The secret holds the App's key, never such a token",
+	}, false},
 	{both(status(401), answer.isUnlikeAToken), runner.Cause{
 		Name: "not-a-token", Code: runner.CredentialRejected,
 		Remedy: "the secret's value does not begin as GitHub's tokens do (ghp_, github_pat_): " +
@@ -191,7 +196,7 @@ func read(resp *http.Response, call call) answer {
 func (a answer) refuse() *runner.Error {
 	d := diagnoses[slices.IndexFunc(diagnoses, func(d diagnosis) bool { return d.when(a) })]
 	if d.needs {
-		d.cause.Remedy += ": " + need(a.call.target)
+		d.cause.Remedy += ": " + a.need()
 	}
 	e := d.cause.Refuse("GitHub answered %d %s, %s%s", a.status, http.StatusText(a.status), a.said, a.notable())
 	e.GitHub = trace(a.header, a.call.bearer)
@@ -247,7 +252,9 @@ func list(header string) []string {
 	return strings.FieldsFunc(header, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
-func (a answer) isApps() bool { return a.call.step != runnerToken }
+// isToJWT: the App itself asked, and isToInstallation: its installation.
+func (a answer) isToJWT() bool          { return a.call.step != runnerToken }
+func (a answer) isToInstallation() bool { return strings.HasPrefix(a.call.bearer.Reveal(), "ghs_") }
 
 func at(s step) func(answer) bool {
 	return func(a answer) bool { return a.call.step == s }
@@ -343,12 +350,18 @@ func (a answer) notable() string {
 }
 
 // need names the right that the target takes: https://docs.github.com/rest/actions/self-hosted-runners.
-func need(t runner.Target) string {
-	switch t.Scope() {
-	case "orgs":
+func (a answer) need() string {
+	_, isRepository := a.call.target.Repository()
+	isApps := a.isToJWT() || a.isToInstallation()
+	switch scope := a.call.target.Scope(); {
+	case isApps && isRepository:
+		return `the App needs the repository permission "Administration: write", accepted by the repository's owner`
+	case isApps:
+		return `the App needs the organization permission "Self-hosted runners: write", accepted by the organization`
+	case scope == "orgs":
 		return `it needs admin:org (classic) or "Self-hosted runners: write" (fine-grained, approved by the organization), ` +
 			`and its user must own the organization`
-	case "repos":
+	case scope == "repos":
 		return `it needs repo (classic) or "Administration: write" (fine-grained), ` +
 			`and its user must administer the repository`
 	}

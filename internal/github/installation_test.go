@@ -17,6 +17,9 @@ import (
 
 const appJWT = "eyJhbGciOi.eyJpc3MiOjEsImp0aSI6InRoaXNNdXN0Tm90QmVTZWVuIn0.thisMustNotBeSeen"
 
+// installationBearer is as long as GitHub's are, with dots in it.
+var installationBearer = "ghs_" + strings.Repeat("thisMustNotBeSeen.0123456789abcdefgh.", 14)
+
 func aJWT(context.Context) (secret.Value, error) { return secret.New(appJWT), nil }
 
 // appRefusals are answers to a GitHub App's own calls.
@@ -48,7 +51,7 @@ var appRefusals = []struct {
 		code: forbidden, cause: "app-suspended", says: "unsuspend"},
 	{name: "permission missing", step: installationToken, status: 422,
 		body: message("The permissions requested are not granted to this installation."), code: forbidden,
-		cause: "not-approved", says: `"Self-hosted runners: write"`},
+		cause: "not-approved", says: `the App needs the organization permission "Self-hosted runners: write"`},
 	{name: "repository not chosen", step: installationToken, status: 422, body: message("There is at least one " +
 		"repository that does not exist or is not accessible to the parent installation."), code: notFound,
 		cause: "app-without-repository"},
@@ -58,6 +61,17 @@ var appRefusals = []struct {
 		name: "limited", step: findInstallation, status: 403, body: message("API rate limit exceeded"), code: limited,
 		cause: "secondary-limit",
 	},
+
+	// A token's for the runner, with the installation's.
+	{name: "suspended since", step: runnerToken, status: 403, body: message("This installation has been suspended"),
+		code: forbidden, cause: "app-suspended", says: "unsuspend"},
+	{name: "uninstalled since", step: runnerToken, status: 401, body: message("Bad credentials"), code: rejected,
+		cause: "installation-token-rejected", says: "uninstalled"},
+	{name: "permission withdrawn", step: runnerToken, status: 403, body: message("Resource not accessible by integration"),
+		code: forbidden, cause: "not-approved", says: "the App needs the organization permission"},
+	{name: "its token echoed", step: runnerToken, status: 403, body: message(installationBearer + " is no good"),
+		code: forbidden, cause: "forbidden", says: "[redacted]"},
+
 	{name: "down", step: installationToken, status: 500, code: down, cause: "github-unavailable"},
 	{
 		name: "no number", step: findInstallation, status: 200, body: `{"id":"x"}`, code: down, cause: "no-token",
@@ -74,9 +88,14 @@ func TestRefusalsOfAnAppsCallsAreClassified(t *testing.T) {
 			c := newClient(t, answerer(test.status, test.body, "X-GitHub-Request-Id", "AB:CD"), "", "2022-11-28")
 			target := request(t, "orgs/acme", runner.RegistrationToken).Target
 			var err error
-			if test.step == findInstallation {
+			switch test.step {
+			case runnerToken:
+				_, err = c.Create(t.Context(), secret.New(installationBearer), runner.Request{
+					Target: target, Kind: runner.RegistrationToken,
+				})
+			case findInstallation:
 				_, err = c.FindInstallation(t.Context(), aJWT, target)
-			} else {
+			case installationToken:
 				_, _, err = c.CreateInstallationToken(t.Context(), aJWT, 7, target)
 			}
 			e := runner.AsError(err)
@@ -84,7 +103,7 @@ func TestRefusalsOfAnAppsCallsAreClassified(t *testing.T) {
 				t.Errorf("%v, cause %q; want %s, %q, %q", err, e.Cause, test.code, test.cause, test.says)
 			}
 			if strings.Contains(e.Error(), "MustNotBeSeen") {
-				t.Errorf("the JWT is in %v", e)
+				t.Errorf("the JWT or the token is in %v", e)
 			}
 		})
 	}

@@ -113,7 +113,7 @@ func TestAValueThatIsUnlikeATokenIsNamed(t *testing.T) {
 		"classic":          {pat, "expired-or-revoked"},
 		"fine-grained":     {"github_pat_11AAAA_thisMustNotBeSeen", "expired-or-revoked"},
 		"of before 2021":   {strings.Repeat("0123456789", 4), "expired-or-revoked"},
-		"an App's":         {"ghs_thisMustNotBeSeen", "expired-or-revoked"},
+		"an App's":         {"ghs_thisMustNotBeSeen", "installation-token-rejected"},
 		"40 other letters": {strings.Repeat("x", 40), "not-a-token"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -22,22 +22,23 @@ var (
 	untrusted = runner.Cause{
 		Name: "tls", Code: runner.Unavailable,
 		Remedy: "a company's CA, of GitHub Enterprise Server or of a proxy that looks into TLS, goes for GitHub into " +
-			"GITHUB_CA_CERTIFICATES (parameter GitHubCaCertificates), for Secrets Manager into the folder SSL_CERT_DIR; " +
-			"a wrong name means a wrong address",
+			"GITHUB_CA_CERTIFICATES (parameter GitHubCaCertificates), for Secrets Manager and KMS into the folder " +
+			"SSL_CERT_DIR; a wrong name means a wrong address",
 	}
 	dns = runner.Cause{
 		Name: "dns", Code: runner.Unavailable,
-		Remedy: "check the host (GITHUB_API_URL's, or that of Secrets Manager's endpoint), and that the VPC resolves names",
+		Remedy: "check the host (GITHUB_API_URL's, or the endpoint of Secrets Manager or KMS), and that the VPC " +
+			"resolves names",
 	}
 	timeout = runner.Cause{
 		Name: "timeout", Code: runner.Unavailable,
-		Remedy: "in a VPC the function reaches GitHub by a NAT gateway or a proxy, and Secrets Manager by one of these or " +
-			"an endpoint; see the security groups and HTTPS_PROXY",
+		Remedy: "in a VPC the function reaches GitHub by a NAT gateway or a proxy, and Secrets Manager and KMS by one of " +
+			"these or an endpoint each; see the security groups and HTTPS_PROXY",
 	}
 	broken = runner.Cause{
 		Name: "network", Code: runner.Unavailable,
 		Remedy: "the connection failed, which may pass; if it lasts, see the address (GITHUB_API_URL, or the endpoint of " +
-			"Secrets Manager), HTTPS_PROXY and the VPC's routes",
+			"Secrets Manager or KMS), HTTPS_PROXY and the VPC's routes",
 	}
 )
 

@@ -167,10 +167,10 @@ func wrapped(s string) string {
 	return b.String() + s
 }
 
-func TestRemediesAreForBothServers(t *testing.T) {
+func TestRemediesAreForEachServer(t *testing.T) {
 	t.Parallel()
 	for _, cause := range []runner.Cause{untrusted, dns, timeout, broken} {
-		for _, server := range []string{"github", "secrets manager"} {
+		for _, server := range []string{"github", "secrets manager", "kms"} {
 			if !strings.Contains(strings.ToLower(cause.Remedy), server) {
 				t.Errorf("%s: %q lacks %s", cause.Name, cause.Remedy, server)
 			}
