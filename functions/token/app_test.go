@@ -325,6 +325,11 @@ func TestSelfCheckThroughTheWholeFunction(t *testing.T) {
 	if err != nil || result.FunctionError != "" {
 		t.Fatalf("%s, %v", result.Payload, err)
 	}
+	for _, part := range append(s.pats, "ghs_") {
+		if strings.Contains(string(result.Payload), part) {
+			t.Errorf("%s is in the report", part)
+		}
+	}
 	var report struct {
 		Status   string
 		Findings []struct{ Subject, Status, Code, Cause, Evidence, Remedy string }
@@ -340,7 +345,7 @@ func TestSelfCheckThroughTheWholeFunction(t *testing.T) {
 		}
 	}
 	want := map[string]string{
-		"settings": "ok", "orgs/acme": "failed", "repos/acme/widgets": "ok", "credential app": "ok", "quota of app": "ok",
+		"settings": "ok", "secret": "ok", "orgs/acme": "failed", "repos/acme/widgets": "ok", "credential app": "ok", "quota of app": "ok",
 		"clock": "ok",
 	}
 	if report.Status != "failed" || !maps.Equal(statuses, want) {

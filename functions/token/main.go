@@ -38,8 +38,8 @@ func main() {
 	lambda.Start(h)
 }
 
-// newHandler wires the function: Issuer -> Cache -> Minter -> credential and GitHub. It uses neither the network nor
-// the clock: an environment may start long before its first invocation.
+// newHandler wires the function: Issuer -> Cache -> shared.Tokens, if any -> Minter -> credential and GitHub. It uses
+// neither the network nor the clock: an environment may start long before its first invocation.
 func newHandler(ctx context.Context, getenv func(string) string, logger *slog.Logger) (*handler.Handler, error) {
 	cfg, err := loadConfig(getenv)
 	if err != nil {
@@ -56,9 +56,13 @@ func newHandler(ctx context.Context, getenv func(string) string, logger *slog.Lo
 	}
 	secrets := awssecretsmanager.NewFromConfig(aws)
 	source := secretsmanager.New(secrets, cfg.secretID)
-	minter := runner.NewMinter(credential.NewSet(cfg.secretTTL, source.Fetch, gh, kms.New(aws)), gh)
+	set := credential.NewSet(cfg.secretTTL, source.Fetch, gh, kms.New(aws))
+	minter := runner.NewMinter(set, gh)
+	checker := &doctor.Doctor{
+		Policy: cfg.policy, Upstream: minter, Probes: []doctor.Probe{{Subject: "secret", Ask: set.Check}},
+	}
 	h := &handler.Handler{
-		Checker:  &doctor.Doctor{Policy: cfg.policy, Upstream: minter},
+		Checker:  checker,
 		Log:      logger,
 		Function: cfg.function,
 		SAMLocal: cfg.samLocal,
@@ -67,6 +71,7 @@ func newHandler(ctx context.Context, getenv func(string) string, logger *slog.Lo
 	if cfg.sharedID != "" {
 		tokens := shared.New(minter, secretsmanager.New(secrets, cfg.sharedID), cfg.policy, cfg.tokenMinLife, gh.RunnerURL)
 		h.Refresher, upstream = tokens, tokens
+		checker.Probes = append(checker.Probes, doctor.Probe{Subject: "shared tokens", Ask: tokens.Check, Optional: true})
 	}
 	h.Issuer = &runner.Issuer{
 		Policy: cfg.policy, Upstream: runner.NewCache(upstream, minter.Refused, cfg.tokenMinLife),

@@ -263,6 +263,27 @@ func TestTheFirstCredentialThatMatchesIsUsed(t *testing.T) {
 	})
 }
 
+func TestCheckSaysWhichCredentialsThereAre(t *testing.T) {
+	inAppWorld(t, listSecret, func(w *appWorld) {
+		lacks := func(cause, says string) {
+			t.Helper()
+			text, err := w.set.Check(w.Context())
+			if e := runner.AsError(err); err == nil || e.Cause != cause || !strings.Contains(e.Error(), says) {
+				t.Errorf("%q, %v, want %s, %q", text, err, cause, says)
+			}
+		}
+		lacks("secret-malformed", "number 3 of the secret's credentials")
+		w.source.value = strings.Replace(listSecret, "not a token", "ghp_mended", 1)
+		if text, err := w.set.Check(w.Context()); err != nil || text != "it was read, and holds pat 1, app 2, pat 3" {
+			t.Errorf("%q, %v", text, err)
+		}
+		w.source.value = "{"
+		lacks("secret-malformed", "neither a token nor JSON")
+		w.source.err = (runner.Cause{Name: "secret-denied"}).Refuse("denied")
+		lacks("secret-denied", "")
+	})
+}
+
 func TestARejectionIsOneCredentialsOnly(t *testing.T) {
 	inAppWorld(t, listSecret, func(w *appWorld) {
 		c := w.has("repos/acme/widgets", "ghp_widgets")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -202,6 +203,27 @@ func (p pat) Reject(_ secret.Value, why *runner.Error)     { p.set.reject(p.entr
 // now is the wall clock alone: the monotonic one may stand still while the environment is frozen between invocations
 // (https://pkg.go.dev/time#hdr-Monotonic_Clocks).
 func now() time.Time { return time.Now().Round(0) }
+
+// Check reads the secret, and says which credentials it holds. The error, a *runner.Error, is also that of one of
+// several that is malformed. What is cached stays as it is.
+func (s *Set) Check(ctx context.Context) (string, error) {
+	v, err := s.fetch(ctx)
+	if err != nil {
+		return "", err
+	}
+	entries, err := Parse(v)
+	if err != nil {
+		return "", err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.err != nil {
+			return "", e.err
+		}
+		names = append(names, e.name)
+	}
+	return "it was read, and holds " + strings.Join(names, ", "), nil
+}
 
 // Causes are what can be wrong with the secret's value.
 func Causes() []runner.Cause { return []runner.Cause{malformed, noCredential, noEnterprise, slow} }

@@ -3,11 +3,12 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -48,11 +49,21 @@ var (
 type Doctor struct {
 	Policy   runner.Policy
 	Upstream runner.Upstream // makes each token anew: the Minter
+	Probes   []Probe
+}
+
+// Probe looks at one thing that the service rests on.
+type Probe struct {
+	Subject string
+	// Ask returns what it saw, or an *runner.Error. It ends with the context.
+	Ask func(context.Context) (evidence string, err error)
+	// Optional says that the service works without it.
+	Optional bool
 }
 
 // Check has a token made for each of the targets, or, if there are none, for each that the policy names, and reports on
-// these, on the credentials behind them and on the clock. A target that the policy does not allow is an error. It ends
-// with ctx.
+// these, on the credentials behind them, on the clock and on what the probes see. A target that the policy does not
+// allow is an error. It ends with ctx.
 func (d *Doctor) Check(ctx context.Context, targets []runner.Target) (runner.Report, error) {
 	for _, t := range targets {
 		if err := d.Policy.Check(t); err != nil {
@@ -61,6 +72,10 @@ func (d *Doctor) Check(ctx context.Context, targets []runner.Target) (runner.Rep
 	}
 	var report runner.Report
 	report.Add(runner.Finding{Subject: "settings", Status: runner.OK, Evidence: "the function has started with them"})
+	for _, p := range d.Probes {
+		report.Add(p.finding(ctx))
+	}
+	targets = distinct(targets)
 	if len(targets) == 0 {
 		targets = d.Policy.Targets()
 	}
@@ -73,8 +88,9 @@ func (d *Doctor) Check(ctx context.Context, targets []runner.Target) (runner.Rep
 		targets = targets[:most]
 	}
 	results := d.ask(ctx, targets)
+	works := slices.ContainsFunc(results, func(r result) bool { return r.err == nil })
 	for _, r := range results {
-		report.Add(r.finding())
+		report.Add(r.finding(works))
 	}
 	for _, f := range accounts(results) {
 		report.Add(f)
@@ -82,9 +98,30 @@ func (d *Doctor) Check(ctx context.Context, targets []runner.Target) (runner.Rep
 	return report, nil
 }
 
+func distinct(targets []runner.Target) []runner.Target {
+	seen := map[runner.Target]bool{}
+	return slices.DeleteFunc(slices.Clone(targets), func(t runner.Target) bool {
+		again := seen[t]
+		seen[t] = true
+		return again
+	})
+}
+
+func (p Probe) finding(ctx context.Context) runner.Finding {
+	evidence, err := p.Ask(ctx)
+	switch {
+	case err == nil:
+		return runner.Finding{Subject: p.Subject, Status: runner.OK, Evidence: evidence}
+	case p.Optional:
+		return refused(p.Subject, runner.Warning, runner.AsError(err))
+	}
+	return refused(p.Subject, runner.Failed, runner.AsError(err))
+}
+
 // result is what came of one target's token.
 type result struct {
 	target     runner.Target
+	account    string // "" if none was made
 	credential string
 	trace      runner.Trace
 	err        *runner.Error // nil: a token was made
@@ -106,7 +143,7 @@ func (d *Doctor) ask(ctx context.Context, targets []runner.Target) []result {
 				r.err = runner.AsError(err)
 				r.credential, r.trace = r.err.Credential, r.err.GitHub
 			} else {
-				r.credential, r.trace = t.Credential, t.GitHub
+				r.account, r.credential, r.trace = t.Account, t.Credential, t.GitHub
 			}
 			results[i] = r
 		})
@@ -115,48 +152,62 @@ func (d *Doctor) ask(ctx context.Context, targets []runner.Target) []result {
 	return results
 }
 
-func (r result) finding() runner.Finding {
-	if r.err == nil {
+// finding: what no network and no GitHub answers passes only where others get their tokens (works). Else it may be a
+// wrong address, proxy or certificate.
+func (r result) finding(works bool) runner.Finding {
+	switch {
+	case r.err == nil:
 		return runner.Finding{Subject: r.target.Path(), Status: runner.OK, Evidence: "a token was made, by " + r.credential}
+	case r.err.Code == runner.RateLimited, r.err.Code == runner.Unavailable && works:
+		return refused(r.target.Path(), runner.Warning, r.err)
 	}
-	f := runner.Finding{
-		Subject: r.target.Path(), Status: runner.Failed, Code: r.err.Code, Cause: r.err.Cause, Evidence: r.err.Message,
-		Remedy: r.err.Remedy,
-	}
-	if r.err.Err != nil {
-		f.Evidence = r.err.Err.Error()
-	}
-	if r.err.Code == runner.RateLimited || r.err.Code == runner.Unavailable { // it passes
-		f.Status = runner.Warning
-	}
-	return f
+	return refused(r.target.Path(), runner.Failed, r.err)
 }
 
-// accounts returns what GitHub's answers say of each credential, and of the clock.
+// accounts returns what GitHub's answers say of each credential, and of the clock. One App has an account, and a quota,
+// for each owner: the worst counts.
 func accounts(results []result) []runner.Finding {
-	var findings []runner.Finding
-	seen := map[string]bool{}
-	slices.SortStableFunc(results, func(a, b result) int { return strings.Compare(a.credential, b.credential) })
+	by := map[string][]result{}
 	for _, r := range results {
-		if r.credential == "" || r.trace.RequestID == "" || seen[r.credential] {
-			continue
+		if r.credential != "" && r.trace.RequestID != "" {
+			by[r.credential] = append(by[r.credential], r)
 		}
-		seen[r.credential] = true
-		findings = append(findings, expiry(r), quota(r))
-		if len(seen) == 1 {
-			findings = append(findings, clock(r))
+	}
+	var findings []runner.Finding
+	for i, name := range slices.Sorted(maps.Keys(by)) {
+		findings = append(findings, worst(by[name], identity), worst(by[name], quota))
+		if i == 0 {
+			findings = append(findings, clock(by[name][0]))
 		}
 	}
 	return findings
 }
 
-func expiry(r result) runner.Finding {
-	subject, expires := "credential "+r.credential, r.trace.CredentialExpires
+func worst(results []result, of func(result) runner.Finding) runner.Finding {
+	var findings []runner.Finding
+	for _, r := range results {
+		findings = append(findings, of(r))
+	}
+	statuses := []runner.Status{runner.OK, runner.Warning, runner.Failed}
+	return slices.MaxFunc(findings, func(a, b runner.Finding) int {
+		return cmp.Compare(slices.Index(statuses, a.Status), slices.Index(statuses, b.Status))
+	})
+}
+
+// identity says which credential it is, what GitHub says that it may, and when it ends.
+func identity(r result) runner.Finding {
+	subject, expires, evidence := "credential "+r.credential, r.trace.CredentialExpires, ""
+	if r.account != "" {
+		evidence = fmt.Sprintf("its account is %.100s; ", r.account)
+	}
+	if r.trace.Scopes != "" {
+		evidence += fmt.Sprintf("its scopes are %s; ", r.trace.Scopes)
+	}
 	if expires.IsZero() {
-		return runner.Finding{Subject: subject, Status: runner.OK, Evidence: "GitHub names no end of it"}
+		return runner.Finding{Subject: subject, Status: runner.OK, Evidence: evidence + "GitHub names no end of it"}
 	}
 	left := time.Until(expires)
-	evidence := fmt.Sprintf("it expires at %s, in %.1f days", expires.Format(time.RFC3339), left.Hours()/24)
+	evidence += fmt.Sprintf("it expires at %s, in %.1f days", expires.Format(time.RFC3339), left.Hours()/24)
 	switch days := left.Hours() / 24; {
 	case days < daysFail:
 		return finding(subject, runner.Failed, expiresSoon, evidence)
@@ -190,6 +241,17 @@ func clock(r result) runner.Finding {
 		return finding("clock", runner.Failed, clockOff, evidence)
 	}
 	return runner.Finding{Subject: "clock", Status: runner.OK, Evidence: evidence}
+}
+
+// refused is the finding of what failed. Its text is the operator's.
+func refused(subject string, status runner.Status, e *runner.Error) runner.Finding {
+	evidence := e.Message
+	if e.Err != nil {
+		evidence = e.Err.Error()
+	}
+	return runner.Finding{
+		Subject: subject, Status: status, Code: e.Code, Cause: e.Cause, Evidence: evidence, Remedy: e.Remedy,
+	}
 }
 
 func finding(subject string, status runner.Status, c runner.Cause, evidence string) runner.Finding {

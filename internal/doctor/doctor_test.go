@@ -16,7 +16,9 @@ import (
 // minter answers by target.
 type minter struct {
 	trace    runner.Trace
+	traces   map[string]runner.Trace // by target, where they differ
 	refuse   map[string]*runner.Error
+	hang     bool
 	calls    atomic.Int32
 	atOnce   atomic.Int32
 	mostOnce atomic.Int32
@@ -27,10 +29,20 @@ func (m *minter) Create(ctx context.Context, r runner.Request) (runner.Token, er
 	m.mostOnce.Store(max(m.mostOnce.Load(), m.atOnce.Add(1)))
 	defer m.atOnce.Add(-1)
 	time.Sleep(time.Second)
+	if m.hang {
+		<-ctx.Done()
+		return runner.Token{}, refusal(runner.Unavailable, "timeout")
+	}
+	trace, ok := m.traces[r.Target.Path()]
+	if !ok {
+		trace = m.trace
+	}
 	if e := m.refuse[r.Target.Path()]; e != nil {
 		return runner.Token{}, e
 	}
-	return runner.Token{Value: secret.New("AABFTHISMUSTNOTBESEEN"), Credential: "pat", GitHub: m.trace}, nil
+	return runner.Token{
+		Value: secret.New("AABFTHISMUSTNOTBESEEN"), Account: "app Iv1.a at acme", Credential: "pat", GitHub: trace,
+	}, nil
 }
 
 func refusal(code runner.Code, cause string) *runner.Error {
@@ -94,8 +106,10 @@ func TestEachFindingHasItsStatusAndRemedy(t *testing.T) {
 			says:  "what was seen"},
 		{name: "a limit passes", refuse: refusal(runner.RateLimited, "primary-limit"), subject: "orgs/acme",
 			status: runner.Warning, cause: "primary-limit"},
-		{name: "an outage passes", refuse: refusal(runner.Unavailable, "dns"), subject: "orgs/acme", status: runner.Warning,
+		{name: "a wrong host", refuse: refusal(runner.Unavailable, "dns"), subject: "orgs/acme", status: runner.Failed,
 			cause: "dns"},
+		{name: "identity and rights", trace: func(tr *runner.Trace) { tr.Scopes = "admin:org" }, subject: "credential pat",
+			says: "its account is app Iv1.a at acme; its scopes are admin:org; GitHub names no end", status: runner.OK},
 		{name: "expires in 15 days", trace: func(tr *runner.Trace) { tr.CredentialExpires = time.Now().Add(15 * day) },
 			subject: "credential pat", status: runner.OK, says: "15.0 days"},
 		{name: "expires in 13 days", trace: func(tr *runner.Trace) { tr.CredentialExpires = time.Now().Add(13 * day) },
@@ -138,6 +152,96 @@ func TestEachFindingHasItsStatusAndRemedy(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where others get their tokens, what fails at one of them passes.
+func TestAnOutageOfOneTargetPasses(t *testing.T) {
+	t.Parallel()
+	m := &minter{refuse: map[string]*runner.Error{"orgs/acme": refusal(runner.Unavailable, "timeout")}}
+	inWorld(t, "orgs/acme orgs/other", m, func(d *Doctor) {
+		if r, _ := d.Check(t.Context(), nil); r.Status != runner.Warning {
+			t.Errorf("%s: %s", r.Status, text(r))
+		}
+	})
+}
+
+// One App has a quota for each owner: the worst counts.
+func TestTheWorstQuotaOfACredentialCounts(t *testing.T) {
+	t.Parallel()
+	low := runner.Trace{RequestID: "AB:CD", RateLimit: "5000", RateLimitRemaining: "10"}
+	m := &minter{traces: map[string]runner.Trace{"orgs/other": low}}
+	inWorld(t, "orgs/acme orgs/other orgs/third", m, func(d *Doctor) {
+		if r, _ := d.Check(t.Context(), nil); r.Status != runner.Warning || strings.Count(text(r), "quota of") != 1 ||
+			!strings.Contains(text(r), "quota of pat warning quota-low") {
+			t.Errorf("%s: %s", r.Status, text(r))
+		}
+	})
+}
+
+func TestWhatTheServiceRestsOnIsLookedAt(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		secret, shared *runner.Error
+		status         runner.Status
+		want           string
+	}{
+		"good": {nil, nil, runner.OK, "secret ok ; shared tokens ok ;"},
+		"denied": {refusal(runner.CredentialMissing, "secret-denied"), nil, runner.Failed,
+			"secret failed secret-denied; shared tokens ok"},
+		"old": {nil, refusal(runner.Unavailable, "shared-tokens-old"), runner.Warning,
+			"secret ok ; shared tokens warning shared-tokens-old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, "orgs/* repos/acme/widgets", new(minter), func(d *Doctor) {
+				ask := func(e *runner.Error) func(context.Context) (string, error) {
+					return func(context.Context) (string, error) {
+						if e != nil {
+							return "", e
+						}
+						return "it is well", nil
+					}
+				}
+				d.Probes = []Probe{
+					{Subject: "secret", Ask: ask(test.secret)}, {Subject: "shared tokens", Ask: ask(test.shared), Optional: true},
+				}
+				if r, _ := d.Check(t.Context(), nil); r.Status != test.status || !strings.Contains(text(r), test.want) {
+					t.Errorf("%s: %s", r.Status, text(r))
+				}
+			})
+		})
+	}
+}
+
+func TestAGitHubThatHangsEndsInAReport(t *testing.T) {
+	t.Parallel()
+	var names []string
+	for n := range 50 {
+		names = append(names, fmt.Sprintf("orgs/acme-%02d", n))
+	}
+	inWorld(t, strings.Join(names, ","), &minter{hang: true}, func(d *Doctor) {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // not of t, which is outside
+		defer cancel()
+		start := time.Now()
+		r, err := d.Check(ctx, nil)
+		if err != nil || r.Status != runner.Failed || len(r.Findings) != 51 {
+			t.Errorf("%s, %v: %s", r.Status, err, text(r))
+		}
+		if took := time.Since(start); took > 30*time.Second { // the stand-in takes a second whatever the context
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestATargetThatIsNamedTwiceIsAskedForOnce(t *testing.T) {
+	t.Parallel()
+	m := new(minter)
+	inWorld(t, "orgs/acme", m, func(d *Doctor) {
+		acme := d.Policy.Targets()[0]
+		if r, _ := d.Check(t.Context(), []runner.Target{acme, acme}); m.calls.Load() != 1 || r.Status != runner.OK {
+			t.Errorf("%d calls, %s", m.calls.Load(), text(r))
+		}
+	})
 }
 
 func TestTargetsAreThePolicysAndFiftyAtMost(t *testing.T) {

@@ -313,6 +313,7 @@ func trace(h http.Header, bearer secret.Value) runner.Trace {
 		RequestID:          secret.Text(h.Get(gogithub.HeaderRequestID), bearer),
 		RateLimit:          secret.Text(h.Get(gogithub.HeaderRateLimit), bearer),
 		RateLimitRemaining: secret.Text(h.Get(gogithub.HeaderRateRemaining), bearer),
+		Scopes:             secret.Text(h.Get("X-OAuth-Scopes"), bearer),
 		CredentialExpires:  expiration(h.Get("GitHub-Authentication-Token-Expiration")),
 		Date:               date(h.Get("Date")),
 	}

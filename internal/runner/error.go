@@ -75,6 +75,7 @@ type Trace struct {
 	RequestID          string    // x-github-request-id
 	RateLimit          string    // x-ratelimit-limit
 	RateLimitRemaining string    // x-ratelimit-remaining
+	Scopes             string    // x-oauth-scopes, what a classic PAT may do
 	Date               time.Time // when it was sent, by GitHub's clock
 	CredentialExpires  time.Time // github-authentication-token-expiration; zero if the credential does not expire
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -136,8 +137,35 @@ var slow = runner.Cause{
 	Remedy: "there are more targets than one invocation can refresh: the others are asked for when they are wanted",
 }
 
-// Causes are what only a refresh can end in.
-func Causes() []runner.Cause { return []runner.Cause{slow} }
+const oldAfter = 45 * time.Minute // two refreshes were left out
+
+var outdated = runner.Cause{
+	Name: "shared-tokens-old", Code: runner.Unavailable,
+	Remedy: `see the lines of the refreshes in the log; if there are none, is the schedule on that sends {"refresh":true}?`,
+}
+
+// Check reads the secret, and says what it holds. The error, a *runner.Error, is also that of tokens that are too old.
+func (s *Tokens) Check(ctx context.Context) (string, error) {
+	v, err := s.store.Fetch(ctx)
+	if err != nil {
+		return "", err
+	}
+	h, err := parse(v)
+	if err != nil {
+		return "", outdated.Refuse("the secret of the shared tokens: %w", err)
+	}
+	age := time.Since(h.writtenAt).Round(time.Second)
+	switch {
+	case h.writtenAt.IsZero() || age < -clockSlack:
+		return "", outdated.Refuse("the secret of the shared tokens was written by something else")
+	case age > oldAfter:
+		return "", outdated.Refuse("they were written %s ago", age)
+	}
+	return fmt.Sprintf("%d were written %s ago", len(h.tokens), age), nil
+}
+
+// Causes are what only a refresh can end in, and what is wrong without one.
+func Causes() []runner.Cause { return []runner.Cause{slow, outdated} }
 
 // write returns the secret's text, and how many entries did not go into it: the oldest.
 func write(tokens map[runner.Target]entry) (text secret.Value, dropped int) {

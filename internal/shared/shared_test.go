@@ -459,6 +459,31 @@ func TestTheSecretNeverGrowsPastItsLimit(t *testing.T) {
 	})
 }
 
+func TestCheckSaysHowOldTheTokensAre(t *testing.T) {
+	t.Parallel()
+	inWorld(t, "orgs/acme orgs/other", func(w *world) {
+		lacks := func(cause, says string) {
+			t.Helper()
+			text, err := w.tokens.Check(w.Context())
+			if e := runner.AsError(err); err == nil || e.Cause != cause || !strings.Contains(e.Error(), says) {
+				t.Errorf("%q, %v, want %s, %q", text, err, cause, says)
+			}
+		}
+		lacks("shared-tokens-old", "it is empty")
+		w.store.text = `{"token":"ghp_x"}`
+		lacks("shared-tokens-old", "something else")
+		w.refresh()
+		time.Sleep(45 * time.Minute)
+		if text, err := w.tokens.Check(w.Context()); err != nil || text != "2 were written 45m0s ago" {
+			t.Errorf("%q, %v", text, err)
+		}
+		time.Sleep(time.Minute)
+		lacks("shared-tokens-old", "46m0s ago")
+		w.store.read = refusal(runner.CredentialMissing, "secret-denied")
+		lacks("secret-denied", "")
+	})
+}
+
 func TestNothingOfTheTokensIsPrintable(t *testing.T) {
 	t.Parallel()
 	inWorld(t, "orgs/acme", func(w *world) {
