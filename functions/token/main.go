@@ -11,6 +11,7 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	awssecretsmanager "github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/smithy-go/logging"
 
 	"runner-token-broker/internal/credential"
 	"runner-token-broker/internal/doctor"
@@ -46,7 +47,8 @@ func newHandler(ctx context.Context, getenv func(string) string, logger *slog.Lo
 		return nil, err
 	}
 	client := awshttp.NewBuildableClient().WithTransportOptions(network.Restrict)
-	aws, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(client))
+	aws, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(client),
+		awsconfig.WithLogger(logging.Nop{})) // what it warns of, a connection that ended early, is no line of ours
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -141,4 +142,24 @@ func TestDebuggingPrintsNothingSecret(t *testing.T) {
 			s.direct("orgs/other")
 		})
 	}
+}
+
+// The SDK warns of a connection that ends behind the answer, in a line that is not JSON.
+func TestAWSsLibraryPrintsNothing(t *testing.T) {
+	t.Parallel()
+	var pat string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: 9999\r\n\r\n"+
+			`{"SecretString":%q}`, pat)
+	}))
+	t.Cleanup(srv.Close)
+	s := start(t, settings{"AWS_ENDPOINT_URL_SECRETS_MANAGER": srv.URL})
+	pat = s.pats[0]
+	s.direct("orgs/acme") // one line for it, or the test fails
 }
