@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"maps"
+	mathrand "math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -270,11 +272,12 @@ func TestSeveralCredentialsInOneSecret(t *testing.T) {
 	s := startApp(t, nil)
 	pat := s.pats[0]
 	s.hold(map[string]any{"credentials": []map[string]any{
-		{"targets": []string{"repos/acme/widgets", "enterprises/*"}, "token": pat},
+		{"targets": []string{"repos/acme/widgets"}, "token": pat},
 		{"targets": []string{"orgs/acme"}, "client_id": "Iv23liAbC", "private_key": appPEM()},
+		{"targets": []string{"enterprises/*"}, "token": pat},
 	}})
 	for target, want := range map[string]string{
-		"repos/acme/widgets": "pat 1", "enterprises/acme-corp": "pat 1", "orgs/acme": "app 2",
+		"repos/acme/widgets": "pat 1", "enterprises/acme-corp": "pat 3", "orgs/acme": "app 2",
 	} {
 		if r := s.post(target); r.StatusCode != 201 || r.line["credential"] != want {
 			t.Errorf("%s: %+v, want %s", target, r, want)
@@ -293,11 +296,86 @@ func TestSeveralCredentialsInOneSecret(t *testing.T) {
 	if r := s.direct("repos/acme/widgets", `"kind":"remove-token"`); r.ErrorType != "RateLimited" {
 		t.Errorf("%+v", r)
 	}
-	if r := s.direct("enterprises/acme-corp", `"kind":"remove-token"`); r.ErrorType != "RateLimited" { // the same PAT
+	r := s.direct("enterprises/acme-corp", `"kind":"remove-token"`)
+	if r.ErrorType != "RateLimited" || r.line["credential"] != "pat 3" { // the same PAT
 		t.Errorf("%+v", r)
 	}
 	if r := s.direct("orgs/acme", `"kind":"remove-token"`); r.Token == "" {
 		t.Errorf("%+v", r)
+	}
+}
+
+// For any order of requests, rotations, revocations, suspensions and failures: GitHub is asked for a runner's token with
+// the credential alone that the target has been given to.
+func TestNoTokenIsMadeWithTheCredentialOfAnother(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
+			random := mathrand.New(mathrand.NewPCG(seed, 3))
+			s := startApp(t, nil, func(f *lambda.Function) {
+				f.Env["SECRET_TTL"], f.Env["TOKEN_MIN_LIFE"] = "1ns", "1h" // each request reads the secret and asks GitHub
+			})
+			s.pats = append(s.pats, "ghp_thisMustNotBeSeenA", "ghp_thisMustNotBeSeenB")
+			a, b := secret.New("ghp_thisMustNotBeSeenA"), secret.New("ghp_thisMustNotBeSeenB")
+			s.github.Rotate(a, b)
+			const app = "" // in place of the digest of a PAT
+			targets := []string{"orgs/acme", "repos/acme/widgets", "repos/acme/gears", "enterprises/acme-corp"}
+			var given map[string]string
+			give := func() {
+				given = map[string]string{}
+				var list []map[string]any
+				for i, target := range targets {
+					entry := map[string]any{"targets": []string{target}}
+					switch who := random.IntN(3); {
+					case who == 0 && i < 3:
+						entry["client_id"], entry["private_key"] = "Iv23liAbC", appPEM()
+						given[target] = app
+					case who == 1:
+						entry["token"], given[target] = a.Reveal(), a.SHA256()
+					default:
+						entry["token"], given[target] = b.Reveal(), b.SHA256()
+					}
+					list = append(list, entry)
+				}
+				s.hold(map[string]any{"credentials": list})
+			}
+			give()
+			made := 0
+			for range 60 {
+				switch random.IntN(12) {
+				case 0, 1, 2:
+					give()
+				case 3:
+					s.github.RevokeInstallationTokens()
+				case 4:
+					suspended := random.IntN(2) == 0
+					s.github.PutApp(anApp(func(a *github.App) { a.Installations[0].Suspended = suspended }))
+				case 5:
+					faults := []*github.Answer{nil, nil, nil, github.Refusal(500, "down"), github.Refusal(403, "no")}
+					s.gitHubAnswers(faults[random.IntN(len(faults))])
+				}
+				before := len(s.github.Requests())
+				target := targets[random.IntN(len(targets))]
+				s.direct(target, []string{`"fresh":true`, `"kind":"remove-token"`}[random.IntN(2)])
+				for _, r := range s.github.Requests()[before:] {
+					if !strings.HasSuffix(r.Path, "-token") {
+						continue // the App's own
+					}
+					made++
+					good := r.Authorization == given[target]
+					if given[target] == app {
+						good = r.Installation == 7
+					}
+					if !good || !strings.HasPrefix(r.Path, "/"+target+"/") {
+						t.Errorf("%s was asked for %s with another credential", r.Path, target)
+					}
+				}
+			}
+			if made < 15 {
+				t.Errorf("only %d tokens were asked for", made)
+			}
+		})
 	}
 }
 

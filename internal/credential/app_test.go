@@ -263,6 +263,19 @@ func TestTheFirstCredentialThatMatchesIsUsed(t *testing.T) {
 	})
 }
 
+// A credential may be in the list twice. The line names the place that is the target's.
+func TestARejectionNamesTheTargetsOwnPlace(t *testing.T) {
+	inAppWorld(t, `{"credentials":[{"targets":["orgs/a"],"token":"ghp_x"},{"targets":["orgs/b"],"token":"ghp_x"}]}`,
+		func(w *appWorld) {
+			w.has("orgs/a", "ghp_x").Reject(secret.New("ghp_x"), rejected())
+			for target, want := range map[string]string{"orgs/a": "pat 1", "orgs/b": "pat 2"} {
+				if _, _, err := w.bearer(target); runner.AsError(err).Credential != want {
+					t.Errorf("%s: credential %q, %v", target, runner.AsError(err).Credential, err)
+				}
+			}
+		})
+}
+
 func TestCheckSaysWhichCredentialsThereAre(t *testing.T) {
 	inAppWorld(t, listSecret, func(w *appWorld) {
 		lacks := func(cause, says string) {

@@ -154,10 +154,14 @@ func (s *Set) find(t runner.Target) (Entry, *runner.Error) {
 		problem.Credential = e.name
 		return e, problem
 	}
-	if r, ok := s.rejected[e.id]; ok {
-		return e, r.why
+	for _, id := range []string{e.id, e.at(t)} {
+		if r, ok := s.rejected[id]; ok {
+			why := *r.why
+			why.Credential = e.name // it may be in the list twice
+			return e, &why
+		}
 	}
-	return e, s.rejected[e.at(t)].why
+	return e, nil
 }
 
 func (s *Set) credential(t runner.Target) runner.Credential {

@@ -172,10 +172,11 @@ func (m *Minter) foreseen(c Credential, r Request) *Error {
 	case last != nil && last.Code != CredentialRejected && time.Since(last.at) < refusalMemory:
 		e := *last.Error
 		e.Err = fmt.Errorf("no call made: GitHub refused the same %.0f s ago: %w", time.Since(last.at).Seconds(), e.Err)
-		e.GitHub = Trace{}
+		e.GitHub, e.Credential = Trace{}, c.Name()
 		return &e
 	case time.Until(s.until) > 0:
 		e := *s.limit
+		e.Credential = c.Name()
 		e.Err = fmt.Errorf("no call made: GitHub wants none until %s: %w", s.until.UTC().Format(time.RFC3339), e.Err)
 		e.GitHub, e.RetryAfter = Trace{}, time.Until(s.until)
 		return &e
