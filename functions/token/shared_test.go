@@ -10,7 +10,10 @@ import (
 
 func TestSharedTokensCostGitHubNothing(t *testing.T) {
 	t.Parallel()
-	s := start(t, settings{"SHARED_TOKENS_SECRET_ID": "shared-tokens"}, func(f *lambda.Function) { f.Environments = 1 })
+	var gitHub string
+	s := start(t, settings{"SHARED_TOKENS_SECRET_ID": "shared-tokens"}, func(f *lambda.Function) {
+		f.Environments, gitHub = 1, f.Env["GITHUB_API_URL"]
+	})
 	s.secrets.PutNothing("shared-tokens")
 
 	first := s.direct("orgs/acme") // nothing is shared yet
@@ -29,21 +32,21 @@ func TestSharedTokensCostGitHubNothing(t *testing.T) {
 	}
 	calls, reads := len(s.github.Requests()), s.secrets.Reads()
 
-	// Another environment, with the same secret.
-	other := start(t, settings{"SHARED_TOKENS_SECRET_ID": "shared-tokens"})
+	// Another environment, with the same secret and the same GitHub.
+	other := start(t, settings{"SHARED_TOKENS_SECRET_ID": "shared-tokens", "GITHUB_API_URL": gitHub})
 	other.secrets.Put("shared-tokens", s.secrets.Text("shared-tokens"))
 	r := other.direct("orgs/acme")
 	if r.Token == "" || r.Token == first.Token || r.line["source"] != "shared" || r.line["SharedTokensAge"] == nil {
 		t.Errorf("%+v", r)
 	}
-	if len(other.github.Requests()) != 0 || other.secrets.Reads() != 1 {
-		t.Errorf("%d calls and %d reads, want one read", len(other.github.Requests()), other.secrets.Reads())
+	if other.secrets.Reads() != 1 {
+		t.Errorf("%d reads, want one", other.secrets.Reads())
 	}
 	if again := other.direct("orgs/acme"); again.Token != r.Token || again.line["source"] != "cache" {
 		t.Errorf("%+v", again)
 	}
 	if len(s.github.Requests()) != calls || s.secrets.Reads() != reads {
-		t.Error("the first environment was asked")
+		t.Error("GitHub, or the first environment's secrets, were asked")
 	}
 
 	// It is a cache, never a dependency.

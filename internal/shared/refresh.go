@@ -41,7 +41,7 @@ func (s *Tokens) Refresh(ctx context.Context) (runner.Refreshed, error) {
 	v, err := s.store.Fetch(ctx)
 	switch {
 	case err == nil:
-		old, _ = parse(v) // what is malformed is overwritten
+		old, _ = s.parse(v) // what is malformed is overwritten
 	case runner.AsError(err).Code == runner.Unavailable: // what is there may be good
 		return result, err
 	}
@@ -82,7 +82,7 @@ func (s *Tokens) renew(ctx context.Context, old held, result *runner.Refreshed) 
 	if fresh == 0 {
 		return first
 	}
-	text, dropped := write(made)
+	text, dropped := s.write(made)
 	result.Dropped = dropped
 	if err := s.store.Put(ctx, text); err != nil {
 		return err
@@ -150,7 +150,7 @@ func (s *Tokens) Check(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	h, err := parse(v)
+	h, err := s.parse(v)
 	if err != nil {
 		return "", outdated.Refuse("the secret of the shared tokens: %w", err)
 	}
@@ -168,12 +168,12 @@ func (s *Tokens) Check(ctx context.Context) (string, error) {
 func Causes() []runner.Cause { return []runner.Cause{slow, outdated} }
 
 // write returns the secret's text, and how many entries did not go into it: the oldest.
-func write(tokens map[runner.Target]entry) (text secret.Value, dropped int) {
+func (s *Tokens) write(tokens map[runner.Target]entry) (text secret.Value, dropped int) {
 	d := document{WrittenAt: time.Now().UTC().Truncate(time.Second)}
 	for target, e := range tokens {
 		d.Tokens = append(d.Tokens, documentToken{
 			Target: target.Path(), Kind: runner.RegistrationToken, Token: e.token.Reveal(),
-			ExpiresAt: e.expiresAt, MadeAt: e.madeAt,
+			RunnerURL: s.runnerURL(target), ExpiresAt: e.expiresAt, MadeAt: e.madeAt,
 		})
 	}
 	slices.SortFunc(d.Tokens, func(a, b documentToken) int {

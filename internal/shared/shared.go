@@ -115,7 +115,7 @@ func (s *Tokens) read(ctx context.Context) {
 		s.problem = "it cannot be read: " + runner.AsError(err).Cause
 		return
 	}
-	if s.held, err = parse(v); err != nil {
+	if s.held, err = s.parse(v); err != nil {
 		s.problem = err.Error()
 	}
 }
@@ -142,12 +142,14 @@ type documentToken struct {
 	Target    string      `json:"target"`
 	Kind      runner.Kind `json:"kind"`
 	Token     string      `json:"token"`
+	RunnerURL string      `json:"runner_url,omitempty"` // tells GitHubs apart
 	ExpiresAt time.Time   `json:"expires_at"`
 	MadeAt    time.Time   `json:"made_at"`
 }
 
-// parse reads the secret. An entry that cannot be one of ours is left out. Its error quotes nothing.
-func parse(v secret.Value) (held, error) {
+// parse reads the secret. An entry that cannot be one of ours, or is another GitHub's, is left out. Its error quotes
+// nothing.
+func (s *Tokens) parse(v secret.Value) (held, error) {
 	var d document
 	if v.IsZero() {
 		return held{}, fmt.Errorf("it is empty")
@@ -161,7 +163,8 @@ func parse(v secret.Value) (held, error) {
 		target, err := runner.ParseTarget(t.Target)
 		life := t.ExpiresAt.Sub(t.MadeAt)
 		if err != nil || t.Kind != runner.RegistrationToken || !isToken(t.Token) || !t.ExpiresAt.After(now) ||
-			t.MadeAt.After(now.Add(time.Minute)) || life <= 0 || life > 2*time.Hour {
+			t.MadeAt.After(now.Add(clockSlack)) || life <= 0 || life > 2*time.Hour ||
+			t.RunnerURL != "" && t.RunnerURL != s.runnerURL(target) {
 			continue
 		}
 		h.tokens[target] = entry{secret.New(t.Token), t.ExpiresAt.UTC(), t.MadeAt.UTC()}

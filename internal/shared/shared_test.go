@@ -353,7 +353,7 @@ func TestTheOldestAreRefreshedFirst(t *testing.T) {
 			cancel()
 			time.Sleep(20 * time.Minute)
 		}
-		held, _ := parse(secret.New(w.store.text))
+		held, _ := w.tokens.parse(secret.New(w.store.text))
 		if len(held.tokens) != 90 {
 			t.Errorf("%d of 90 targets have a token", len(held.tokens))
 		}
@@ -481,6 +481,19 @@ func TestCheckSaysHowOldTheTokensAre(t *testing.T) {
 		lacks("shared-tokens-old", "46m0s ago")
 		w.store.read = refusal(runner.CredentialMissing, "secret-denied")
 		lacks("secret-denied", "")
+	})
+}
+
+// Two functions with one secret, each with a GitHub of its own, must not mix the tokens.
+func TestATokenOfAnotherGitHubIsPassedOver(t *testing.T) {
+	t.Parallel()
+	inWorld(t, "orgs/acme", func(w *world) {
+		w.refresh()
+		s := w.environment()
+		s.runnerURL = func(t runner.Target) string { return "https://github.acme.com" + t.URLPath() }
+		if why := w.gets(s, runner.FromGitHub); why != "it has no token for the target" {
+			t.Errorf("%q", why)
+		}
 	})
 }
 
