@@ -306,6 +306,21 @@ func TestARejectionIsOneCredentialsOnly(t *testing.T) {
 	})
 }
 
+func TestNoneWaitsForTheReadOfAnothersRejection(t *testing.T) {
+	inAppWorld(t, listSecret, func(w *appWorld) {
+		w.has("repos/acme/widgets", "ghp_widgets").Reject(secret.New("ghp_widgets"), rejected())
+		w.source.latency = time.Minute
+		go w.set.For(w.Context(), parsed(w, "repos/acme/widgets"))
+		synctest.Wait()
+		start := time.Now()
+		w.has("orgs/acme", "ghs_1_orgs/acme")
+		if took := time.Since(start); took != 0 {
+			t.Errorf("waited %v", took)
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
 func TestAnotherKindOfCredentialIsPickedUpAsARotationIs(t *testing.T) {
 	inAppWorld(t, "ghp_one", func(w *appWorld) {
 		c := w.has("orgs/acme", "ghp_one")

@@ -57,9 +57,12 @@ func NewSet(
 
 // For returns the credential for the target: the first of the secret's that is for it. The secret is read anew when its
 // time is over, or when this credential is no good (rejected within the last minute, malformed, absent), then at most
-// every five seconds. Simultaneous calls wait for one read. The error is a *runner.Error: that of the rejection where
-// there is no other value, or none can be read.
+// every five seconds. Simultaneous calls wait for one read, but not those whose credential is good. The error is a
+// *runner.Error: that of the rejection where there is no other value, or none can be read.
 func (s *Set) For(ctx context.Context, t runner.Target) (runner.Credential, error) {
+	if c := s.cached(t); c != nil {
+		return c, nil
+	}
 	select {
 	case s.slot <- struct{}{}:
 		defer func() { <-s.slot }()
@@ -80,7 +83,19 @@ func (s *Set) For(ctx context.Context, t runner.Target) (runner.Credential, erro
 			return nil, err
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.credential(t), nil
+}
+
+// cached returns the credential, or nil if the secret must be read for it.
+func (s *Set) cached(t runner.Target) runner.Credential {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, problem := s.find(t); problem != nil || time.Since(s.readAt) >= s.ttl {
+		return nil
+	}
+	return s.credential(t)
 }
 
 // mustRead reports whether the secret must be read. It fails if it must and it is too early.
@@ -138,7 +153,7 @@ var (
 	}
 )
 
-// find returns the entry for the target, and what is wrong with it.
+// find returns the entry for the target, and what is wrong with it. It wants s.mu.
 func (s *Set) find(t runner.Target) (Entry, *runner.Error) {
 	i := slices.IndexFunc(s.entries, func(e Entry) bool { return e.serves(t) })
 	if i < 0 {
@@ -164,9 +179,8 @@ func (s *Set) find(t runner.Target) (Entry, *runner.Error) {
 	return e, nil
 }
 
+// credential returns the entry for the target as a credential. It wants s.mu.
 func (s *Set) credential(t runner.Target) runner.Credential {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	e, _ := s.find(t)
 	if e.app == nil {
 		return pat{s, e}
