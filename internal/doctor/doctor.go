@@ -138,7 +138,7 @@ func (d *Doctor) ask(ctx context.Context, targets []runner.Target) []result {
 		wg.Go(func() {
 			defer func() { <-slots }()
 			r := result{target: target, asked: time.Now()}
-			t, err := d.Upstream.Create(ctx, runner.Request{Target: target, Kind: runner.RegistrationToken})
+			t, err := d.make(ctx, target)
 			if err != nil {
 				r.err = runner.AsError(err)
 				r.credential, r.trace = r.err.Credential, r.err.GitHub
@@ -150,6 +150,11 @@ func (d *Doctor) ask(ctx context.Context, targets []runner.Target) []result {
 	}
 	wg.Wait()
 	return results
+}
+
+func (d *Doctor) make(ctx context.Context, t runner.Target) (_ runner.Token, err error) {
+	defer runner.Recover(&err)
+	return d.Upstream.Create(ctx, runner.Request{Target: t, Kind: runner.RegistrationToken})
 }
 
 // finding: what no network and no GitHub answers passes only where others get their tokens (works). Else it may be a

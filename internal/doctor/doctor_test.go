@@ -19,6 +19,7 @@ type minter struct {
 	traces   map[string]runner.Trace // by target, where they differ
 	refuse   map[string]*runner.Error
 	hang     bool
+	panics   bool
 	calls    atomic.Int32
 	atOnce   atomic.Int32
 	mostOnce atomic.Int32
@@ -29,6 +30,9 @@ func (m *minter) Create(ctx context.Context, r runner.Request) (runner.Token, er
 	m.mostOnce.Store(max(m.mostOnce.Load(), m.atOnce.Add(1)))
 	defer m.atOnce.Add(-1)
 	time.Sleep(time.Second)
+	if m.panics {
+		panic("test")
+	}
 	if m.hang {
 		<-ctx.Done()
 		return runner.Token{}, refusal(runner.Unavailable, "timeout")
@@ -229,6 +233,16 @@ func TestAGitHubThatHangsEndsInAReport(t *testing.T) {
 		}
 		if took := time.Since(start); took > 30*time.Second { // the stand-in takes a second whatever the context
 			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestAPanicIsAFinding(t *testing.T) {
+	t.Parallel()
+	inWorld(t, "orgs/acme", &minter{panics: true}, func(d *Doctor) {
+		r, err := d.Check(t.Context(), nil)
+		if err != nil || !strings.Contains(text(r), "orgs/acme failed unclassified") {
+			t.Errorf("%s, %v", text(r), err)
 		}
 	})
 }

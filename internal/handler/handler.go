@@ -5,15 +5,12 @@ package handler
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"time"
 
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
 	"runner-token-broker/internal/runner"
-	"runner-token-broker/internal/secret"
 )
 
 const (
@@ -77,11 +74,7 @@ func (h *Handler) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 
 // do carries out the command and puts what came of it into the record.
 func (h *Handler) do(ctx context.Context, c command, r *record) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = runner.Unclassified.Refuse("panic: %s\n%s", secret.Text(fmt.Sprint(p)), debug.Stack())
-		}
-	}()
+	defer runner.Recover(&err)
 	switch c := c.(type) {
 	case issue:
 		r.token, err = h.Issuer.Issue(ctx, c.Request)

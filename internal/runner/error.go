@@ -3,7 +3,10 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
+
+	"runner-token-broker/internal/secret"
 )
 
 // Code names why there is no token. Codes are part of the service's interface: add, never rename.
@@ -103,6 +106,13 @@ func AsError(err error) *Error {
 		return e
 	}
 	return Unclassified.Refuse("%w", err)
+}
+
+// Recover, deferred, turns a panic into an Error. In a goroutine it would end the environment, and print what it likes.
+func Recover(err *error) {
+	if p := recover(); p != nil {
+		*err = Unclassified.Refuse("panic: %s\n%s", secret.Text(fmt.Sprint(p)), debug.Stack())
+	}
 }
 
 // Unclassified is the cause of what nobody thought of.

@@ -112,13 +112,7 @@ func (s *Tokens) make(ctx context.Context, old held) (made map[runner.Target]ent
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			var t runner.Token
-			err := limiter.Wait(ctx)
-			if err != nil {
-				err = slow.Refuse("the token was not asked for: %w", err)
-			} else {
-				t, err = s.next.Create(ctx, runner.Request{Target: target, Kind: runner.RegistrationToken, Fresh: true})
-			}
+			t, err := s.makeOne(ctx, limiter, target)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -137,11 +131,20 @@ var slow = runner.Cause{
 	Remedy: "there are more targets than one invocation can refresh: the others are asked for when they are wanted",
 }
 
+func (s *Tokens) makeOne(ctx context.Context, l *rate.Limiter, t runner.Target) (_ runner.Token, err error) {
+	defer runner.Recover(&err)
+	if err := l.Wait(ctx); err != nil {
+		return runner.Token{}, slow.Refuse("the token was not asked for: %w", err)
+	}
+	return s.next.Create(ctx, runner.Request{Target: t, Kind: runner.RegistrationToken, Fresh: true})
+}
+
 const oldAfter = 45 * time.Minute // two refreshes were left out
 
 var outdated = runner.Cause{
 	Name: "shared-tokens-old", Code: runner.Unavailable,
-	Remedy: `see the lines of the refreshes in the log; if there are none, is the schedule on that sends {"refresh":true}?`,
+	Remedy: "see the lines of the refreshes in the log; if there are none, is the schedule on that sends " +
+		`{"refresh":true}?`,
 }
 
 // Check reads the secret, and says what it holds. The error, a *runner.Error, is also that of tokens that are too old.

@@ -58,6 +58,7 @@ type minter struct {
 	most   int
 	refuse map[string]*runner.Error
 	hang   string // a target
+	panics string // a target
 	length int    // of the tokens
 }
 
@@ -75,6 +76,9 @@ func (m *minter) Create(ctx context.Context, r runner.Request) (runner.Token, er
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.atOnce--
+	if r.Target.Path() == m.panics {
+		panic("test")
+	}
 	if ctx.Err() != nil {
 		return runner.Token{}, refusal(runner.Unavailable, "timeout")
 	}
@@ -323,14 +327,14 @@ func TestTwoRefreshesAtOnceMakeOneSetOfTokens(t *testing.T) {
 }
 
 // What was made is written, and one that hangs keeps its old entry.
-func TestATargetThatHangsDoesNotKeepTheOthersFromBeingWritten(t *testing.T) {
+func TestATargetThatHangsOrPanicsDoesNotKeepTheOthersFromBeingWritten(t *testing.T) {
 	t.Parallel()
-	inWorld(t, "orgs/acme orgs/other", func(w *world) {
-		w.minter.hang = "orgs/other"
+	inWorld(t, "orgs/acme orgs/other orgs/third", func(w *world) {
+		w.minter.hang, w.minter.panics = "orgs/other", "orgs/third"
 		ctx, cancel := context.WithTimeout(w.Context(), 20*time.Second)
 		defer cancel()
 		r, err := w.tokens.Refresh(ctx)
-		if err != nil || r.Written != 1 || len(r.Failed) != 1 {
+		if err != nil || r.Written != 1 || len(r.Failed) != 2 {
 			t.Errorf("%+v, %v", r, err)
 		}
 		w.gets(w.environment(), runner.FromShared)
