@@ -91,6 +91,7 @@ func (d *Doctor) Check(ctx context.Context, targets []runner.Target) (runner.Rep
 	works := slices.ContainsFunc(results, func(r result) bool { return r.err == nil })
 	for _, r := range results {
 		report.Add(r.finding(works))
+		report.GitHub = worse(report.GitHub, r.trace)
 	}
 	for _, f := range accounts(results) {
 		report.Add(f)
@@ -222,11 +223,28 @@ func identity(r result) runner.Finding {
 	return runner.Finding{Subject: subject, Status: runner.OK, Evidence: evidence}
 }
 
+// worse returns the least that is left of a quota, and the first end of a credential, of both.
+func worse(a, b runner.Trace) runner.Trace {
+	if end := b.CredentialExpires; !end.IsZero() && (a.CredentialExpires.IsZero() || end.Before(a.CredentialExpires)) {
+		a.CredentialExpires = end
+	}
+	left, limit, ok := quotaOf(b)
+	if leastLeft, leastLimit, known := quotaOf(a); ok && (!known || left*leastLimit < leastLeft*limit) {
+		a.RateLimit, a.RateLimitRemaining = b.RateLimit, b.RateLimitRemaining
+	}
+	return a
+}
+
+func quotaOf(t runner.Trace) (left, limit uint64, ok bool) {
+	left, errLeft := strconv.ParseUint(t.RateLimitRemaining, 10, 32)
+	limit, errLimit := strconv.ParseUint(t.RateLimit, 10, 32)
+	return left, limit, errLeft == nil && errLimit == nil && limit > 0
+}
+
 func quota(r result) runner.Finding {
 	subject := "quota of " + r.credential
-	left, errLeft := strconv.ParseUint(r.trace.RateLimitRemaining, 10, 32)
-	limit, errLimit := strconv.ParseUint(r.trace.RateLimit, 10, 32)
-	if errLeft != nil || errLimit != nil || limit == 0 {
+	left, limit, ok := quotaOf(r.trace)
+	if !ok {
 		return runner.Finding{Subject: subject, Status: runner.OK, Evidence: "GitHub names no limit"}
 	}
 	evidence := fmt.Sprintf("%d of %d calls an hour are left", left, limit)

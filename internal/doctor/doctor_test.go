@@ -173,11 +173,16 @@ func TestAnOutageOfOneTargetPasses(t *testing.T) {
 func TestTheWorstQuotaOfACredentialCounts(t *testing.T) {
 	t.Parallel()
 	low := runner.Trace{RequestID: "AB:CD", RateLimit: "5000", RateLimitRemaining: "10"}
-	m := &minter{traces: map[string]runner.Trace{"orgs/other": low}}
+	soon, later := low, runner.Trace{RequestID: "AB:CD"}
+	soon.CredentialExpires = time.Now().Add(240 * time.Hour)
+	later.CredentialExpires = soon.CredentialExpires.Add(time.Hour)
+	m := &minter{traces: map[string]runner.Trace{"orgs/acme": later, "orgs/other": soon}}
 	inWorld(t, "orgs/acme orgs/other orgs/third", m, func(d *Doctor) {
 		if r, _ := d.Check(t.Context(), nil); r.Status != runner.Warning || strings.Count(text(r), "quota of") != 1 ||
 			!strings.Contains(text(r), "quota of pat warning quota-low") {
 			t.Errorf("%s: %s", r.Status, text(r))
+		} else if r.GitHub.RateLimitRemaining != "10" || r.GitHub.CredentialExpires != soon.CredentialExpires {
+			t.Errorf("%+v", r.GitHub)
 		}
 	})
 }

@@ -662,6 +662,9 @@ func TestSelfCheckIsAnsweredByDirectInvocation(t *testing.T) {
 			t.Parallel()
 			c := new(checker)
 			c.report.Add(runner.Finding{Subject: "orgs/acme", Status: status, Evidence: "x"})
+			c.report.GitHub = runner.Trace{
+				RateLimit: "100", RateLimitRemaining: "7", CredentialExpires: time.Now().Add(time.Hour),
+			}
 			h := &Handler{Issuer: good(), Checker: c, Function: "token"}
 			a := invoke(t, h, `{"check":true,"targets":["orgs/acme","repos/acme/widgets"]}`)
 			if a.err != nil || a.body != fmt.Sprintf(
@@ -675,7 +678,9 @@ func TestSelfCheckIsAnsweredByDirectInvocation(t *testing.T) {
 				t.Errorf("logged findings %s", found)
 			}
 			failed := map[bool]float64{true: 1}[status == runner.Failed]
-			if m := extract(t, a.line); m["CheckFailed,FunctionName=token"] != failed {
+			// The alarms of expiry and quota rest on the scheduled check, where nobody else asks.
+			if m := extract(t, a.line); m["CheckFailed,FunctionName=token"] != failed ||
+				m["QuotaRemaining,FunctionName=token"] != 7 || m["CredentialDaysLeft,FunctionName=token"] <= 0 {
 				t.Errorf("metrics %v", m)
 			}
 			if fmt.Sprint(c.targets) != "[orgs/acme repos/acme/widgets]" {
@@ -731,7 +736,8 @@ func TestRefreshIsLoggedAndMeasured(t *testing.T) {
 				}
 			}
 			m := extract(t, a.line)
-			if m["SharedTokensWritten,FunctionName=token"] != float64(test.result.Written) ||
+			written, sample := m["SharedTokensWritten,FunctionName=token"]
+			if written != float64(test.result.Written) || sample != (test.err == nil) ||
 				m["SharedTokensFailed,FunctionName=token"] != float64(len(test.result.Failed)) {
 				t.Errorf("metrics %v", m)
 			}

@@ -73,7 +73,9 @@ func (r record) metrics(trace runner.Trace) []slog.Attr {
 		value("SharedTokensAge", "Seconds", age.Seconds())
 	}
 	if r.refreshed != nil {
-		value("SharedTokensWritten", "Count", float64(r.refreshed.Written))
+		if r.refused == nil { // the alarm counts the samples: a refresh that fails is none
+			value("SharedTokensWritten", "Count", float64(r.refreshed.Written))
+		}
 		value("SharedTokensFailed", "Count", float64(len(r.refreshed.Failed)))
 	}
 	if r.report.Status != "" {

@@ -106,8 +106,11 @@ func (r record) LogValue() slog.Value {
 	}
 
 	trace, credential, failure := r.token.GitHub, r.token.Credential, r.token.Outage
-	if r.refused != nil {
+	switch {
+	case r.refused != nil:
 		trace, credential, failure = r.refused.GitHub, r.refused.Credential, r.refused
+	case r.report.Status != "":
+		trace = r.report.GitHub
 	}
 	text("outcome", r.outcome())
 	switch {

@@ -22,6 +22,7 @@ type NotRefreshed struct {
 type Report struct {
 	Status   Status    `json:"status"`
 	Findings []Finding `json:"findings"`
+	GitHub   Trace     `json:"-"` // of all answers: the least that is left of a quota, and the first end of a credential
 }
 
 // Status says how bad a finding is.
