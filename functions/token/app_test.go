@@ -305,8 +305,8 @@ func TestSeveralCredentialsInOneSecret(t *testing.T) {
 	}
 }
 
-// For any order of requests, rotations, revocations, suspensions and failures: GitHub is asked for a runner's token with
-// the credential alone that the target has been given to.
+// For any order of requests, rotations, revocations, suspensions and failures: GitHub is asked for a runner's token
+// with the credential alone that the target has been given to.
 func TestNoTokenIsMadeWithTheCredentialOfAnother(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(4) {
@@ -423,8 +423,8 @@ func TestSelfCheckThroughTheWholeFunction(t *testing.T) {
 		}
 	}
 	want := map[string]string{
-		"settings": "ok", "secret": "ok", "orgs/acme": "failed", "repos/acme/widgets": "ok", "credential app": "ok", "quota of app": "ok",
-		"clock": "ok",
+		"settings": "ok", "secret": "ok", "orgs/acme": "failed", "repos/acme/widgets": "ok", "credential app": "ok",
+		"quota of app": "ok", "clock": "ok",
 	}
 	if report.Status != "failed" || !maps.Equal(statuses, want) {
 		t.Errorf("%s", result.Payload)
