@@ -401,7 +401,7 @@ func TestWindowsFaults(t *testing.T) {
 		{name: "an untrusted certificate", settings: map[string]any{"ApiUrl": tls.URL}, status: 5,
 			says: "the certificate of 127.0.0.1 is not trusted. Remedy: the company's CA is not in this machine's store"},
 		{name: "the clock is off", settings: map[string]any{"ApiUrl": dated(t, anHourAgo)}, status: 4,
-			says: "the clock is off by 36"},
+			says: "the clock is off by 3"},
 		{name: "a Date that is none", settings: map[string]any{"ApiUrl": dated(t, "yesterday")}, status: 5,
 			says: "its Date header cannot be read"},
 	} {
@@ -442,11 +442,18 @@ func TestWindowsFaults(t *testing.T) {
 func TestWindowsProxy(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, rig.RoleCredentials())
-	var through []string
+	var went []string
+	through := func() []string { // since the last call
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		urls := went
+		went = nil
+		return urls
+	}
 	forward := &httputil.ReverseProxy{Rewrite: func(*httputil.ProxyRequest) {}}
 	proxy := rig.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
-		through = append(through, r.URL.String()+" "+r.Header.Get("Proxy-Authorization"))
+		went = append(went, r.URL.String()+" "+r.Header.Get("Proxy-Authorization"))
 		m.mu.Unlock()
 		if r.Header.Get("Proxy-Authorization") == "" {
 			w.Header().Set("Proxy-Authenticate", "Basic realm=x")
@@ -461,13 +468,14 @@ func TestWindowsProxy(t *testing.T) {
 	if status != 0 {
 		t.Fatalf("exit %d\n%s", status, errs)
 	}
+	urls := through()
 	api := m.APIURL + "/orgs/acme/actions/runners/registration-token"
 	for _, url := range []string{api, m.url + "/api/latest", m.url + "/asset"} {
-		if !slices.Contains(through, url+" Basic bWU6cGFzcyB3b3Jk") {
-			t.Errorf("%s did not go through the proxy: %q", url, through)
+		if !slices.Contains(urls, url+" Basic bWU6cGFzcyB3b3Jk") {
+			t.Errorf("%s did not go through the proxy: %q", url, urls)
 		}
 	}
-	for _, url := range through {
+	for _, url := range urls {
 		if strings.HasPrefix(url, m.IMDSURL) {
 			t.Errorf("%s went through the proxy", url)
 		}
@@ -478,19 +486,17 @@ func TestWindowsProxy(t *testing.T) {
 		t.Errorf(".env is %q, want %q", got, want)
 	}
 	t.Run("SYSTEM leaves through it, too", func(t *testing.T) {
-		through = nil
 		if _, errs, status := m.run(t, map[string]any{"Remove": true}); status != 0 {
 			t.Fatalf("exit %d\n%s", status, errs)
 		}
-		if len(through) == 0 || !strings.Contains(through[0], "/remove-token") {
-			t.Errorf("%q went through the proxy", through)
+		if urls := through(); len(urls) == 0 || !strings.Contains(urls[0], "/remove-token") {
+			t.Errorf("%q went through the proxy", urls)
 		}
 	})
 	t.Run("but for what no_proxy names", func(t *testing.T) {
-		through = nil
 		m.run(t, map[string]any{"TokenOnly": true}, "http_proxy="+proxy, "no_proxy=127.0.0.1")
-		if len(through) > 0 {
-			t.Errorf("%q went through the proxy", through)
+		if urls := through(); len(urls) > 0 {
+			t.Errorf("%q went through the proxy", urls)
 		}
 	})
 }
