@@ -182,6 +182,7 @@ func TestWindowsSaysWhatFailed(t *testing.T) {
 		says      string // at the end
 		config    bool   // was called
 		downloads int
+		orMore    bool // downloads, up to the end of the time
 	}{
 		{name: "no administrator", env: "ELEVATED=no", status: 2, says: "run this as administrator"},
 		{name: "a setting", settings: map[string]any{"RunnerAfterJob": "halt"}, status: 2,
@@ -215,14 +216,14 @@ func TestWindowsSaysWhatFailed(t *testing.T) {
 			m.serve = func(w http.ResponseWriter) { w.Write(noZip) }
 			m.release = regexp.MustCompile(`[0-9a-f]{64}`).ReplaceAllString(good, fmt.Sprintf("%x", sha256.Sum256(noZip)))
 		}, status: 7, says: "the package cannot be unpacked: ", downloads: 1},
-		{name: "a download that stalls", env: "SPEED=60", before: func(*testing.T) {
+		{name: "a download that stalls", env: "SPEED=10", before: func(*testing.T) {
 			m.serve = func(w http.ResponseWriter) {
 				w.Header().Set("Content-Length", "1000000")
 				w.Write(make([]byte, 1000))
 				w.(http.Flusher).Flush()
 				<-t.Context().Done()
 			}
-		}, status: 7, says: "the download stalled", downloads: -1},
+		}, status: 7, says: "the download stalled", downloads: 2, orMore: true}, // 30 s each
 		{name: "config.cmd fails", env: "CONFIG=fails", status: 8, says: "config.cmd failed with 1", config: true,
 			downloads: 1},
 		{name: "a runner that is too old to register", env: "CONFIG=is old", status: 7,
@@ -260,7 +261,7 @@ func TestWindowsSaysWhatFailed(t *testing.T) {
 					t.Error("a registration is left")
 				}
 			}
-			if c.downloads >= 0 && m.downloads != c.downloads {
+			if m.downloads < c.downloads || m.downloads > c.downloads && !c.orMore {
 				t.Errorf("%d downloads, want %d", m.downloads, c.downloads)
 			}
 			if left, _ := filepath.Glob(m.root + "/actions-runner.zip"); left != nil {
