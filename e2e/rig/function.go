@@ -3,7 +3,6 @@
 package rig
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"io"
@@ -21,6 +20,7 @@ import (
 	"runner-token-broker/internal/local/apigateway"
 	"runner-token-broker/internal/local/github"
 	"runner-token-broker/internal/local/lambda"
+	"runner-token-broker/internal/local/output"
 	"runner-token-broker/internal/local/secretsmanager"
 	"runner-token-broker/internal/local/sigv4"
 	"runner-token-broker/internal/secret"
@@ -52,6 +52,7 @@ type Function struct {
 	GitHubURL string // as runner_url begins
 	GitHub    *github.Server
 	Lambda    *lambda.Service
+	Printed   *output.Buffer // what the function has printed: its log
 }
 
 var build = sync.OnceValues(func() ([]byte, error) {
@@ -79,11 +80,10 @@ func StartFunction(t *testing.T, pats []secret.Value, env map[string]string) *Fu
 	if out, err := build(); err != nil {
 		t.Fatalf("make local: %v\n%s", err, out)
 	}
-	f := &Function{GitHub: github.New(pats...)}
-	var printed bytes.Buffer
+	f := &Function{GitHub: github.New(pats...), Printed: new(output.Buffer)}
 	t.Cleanup(func() {
 		for _, v := range append(f.GitHub.Tokens(), pats...) {
-			if strings.Contains(printed.String(), v.Reveal()) {
+			if strings.Contains(f.Printed.String(), v.Reveal()) {
 				t.Errorf("the function printed the secret with the SHA-256 %s", v.SHA256())
 			}
 		}
@@ -91,7 +91,7 @@ func StartFunction(t *testing.T, pats []secret.Value, env map[string]string) *Fu
 			t.Errorf("against GitHub's description: %s", violation)
 		}
 		if t.Failed() {
-			t.Logf("the function printed:\n%s", &printed)
+			t.Logf("the function printed:\n%s", f.Printed)
 		}
 	})
 	f.GitHubURL = Serve(t, f.GitHub)
@@ -105,7 +105,7 @@ func StartFunction(t *testing.T, pats []secret.Value, env map[string]string) *Fu
 		Env:         env,
 		Region:      Region,
 		Credentials: RoleCredentials(),
-		Output:      &printed,
+		Output:      f.Printed,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 
 	"runner-token-broker/e2e/rig"
 	"runner-token-broker/internal/github"
+	standin "runner-token-broker/internal/local/secretsmanager"
 	"runner-token-broker/internal/network"
 	"runner-token-broker/internal/runner"
 	"runner-token-broker/internal/secretsmanager"
@@ -33,16 +34,22 @@ const (
 	role     = "Resources/TokenFunctionRole/Properties/"
 	rights   = role + "Policies/0/PolicyDocument/Statement/"
 	caller   = "Resources/CallerPolicy/Properties/PolicyDocument/Statement/0/"
+
+	denial       = "Resources/SharedTokensPolicy/Properties/ResourcePolicy/Statement/0/"
+	refreshes    = "Resources/SharedTokensSchedule/Properties/"
+	checks       = "Resources/SelfCheckSchedule/Properties/"
+	scheduleRole = "Resources/ScheduleRole/Properties/"
 )
 
-// settings are what the function reads; the endpoint is declared only where it is given.
+// settings are what the function reads; the two below are declared only where they are given.
 var settings = []string{
 	"GITHUB_SECRET_ID", "ALLOWED_TARGETS", "GITHUB_API_URL", "GITHUB_API_VERSION", "GITHUB_CA_CERTIFICATES", "SECRET_TTL",
-	"TOKEN_MIN_LIFE", "HTTPS_PROXY", "NO_PROXY",
+	"TOKEN_MIN_LIFE", "METRICS", "HTTPS_PROXY", "NO_PROXY",
 }
 
 const (
 	endpoint     = "AWS_ENDPOINT_URL_SECRETS_MANAGER"
+	sharedTokens = "SHARED_TOKENS_SECRET_ID"
 	certificates = "SSL_CERT_DIR" // Go's crypto/x509 reads it
 )
 
@@ -69,7 +76,18 @@ func TestServiceTemplate(t *testing.T) {
 			"RolePath":               "/runners/",
 			"LogKmsKeyArn":           logKeyARN,
 			"KeepLogs":               "true",
+			"ShareTokens":            "true",
+			"CheckSchedule":          "cron(0 6 * * ? *)",
+			"ThrottlingRateLimit":    "300",
+			"ThrottlingBurstLimit":   "70",
 		}},
+		{"sharing tokens alone", map[string]string{
+			"AllowedTargets": "orgs/acme", "ShareTokens": "true", "CheckSchedule": "", "Metrics": "off", "AlarmTopicArn": topicARN,
+		}},
+		{"with no limit of its own", map[string]string{
+			"AllowedTargets": "orgs/acme", "ShareTokens": "true", "ReservedConcurrency": "0",
+		}},
+		{"without schedules", map[string]string{"AllowedTargets": "orgs/acme", "CheckSchedule": ""}},
 	}, []check{
 		{"the routes are the six of GitHub", routesAreGitHubs, []mistake{
 			{"a catch-all route", events + "Extra", route("POST", "/{proxy+}")},
@@ -89,8 +107,10 @@ func TestServiceTemplate(t *testing.T) {
 		{"requests are throttled", requestsAreThrottled, []mistake{
 			{"no throttling", api + "DefaultRouteSettings", ""},
 			{"no limit for a burst", api + "DefaultRouteSettings/ThrottlingBurstLimit", ""},
-			{"a rate at which instances give up", "Parameters/ThrottlingRateLimit/Default", `20`},
-			{"a burst above GitHub's limit", "Parameters/ThrottlingBurstLimit/Default", `500`},
+			{"a rate at which instances give up", api + "DefaultRouteSettings/ThrottlingRateLimit/Fn::If/1/Fn::If/2", `20`},
+			{"a burst above GitHub's limit", api + "DefaultRouteSettings/ThrottlingBurstLimit/Fn::If/1/Fn::If/2", `500`},
+			{"a rate that is too low for shared tokens", api + "DefaultRouteSettings/ThrottlingRateLimit/Fn::If/1", `200`},
+			{"a rate that nobody can change", api + "DefaultRouteSettings/ThrottlingRateLimit", `200`},
 		}},
 		{"the stage is the one that the policies name", stageIsNamed, []mistake{
 			{"a named stage", api + "StageName", `"v1"`},
@@ -108,10 +128,14 @@ func TestServiceTemplate(t *testing.T) {
 			{"every action on the secret", rights + "0/Action", `"secretsmanager:*"`},
 			{"unbound decryption", rights + "1/Fn::If/1/Condition", ""},
 			{"decryption by default", rights + "1/Fn::If/2", `{"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "*"}`},
-			{"signatures by every key", rights + "2/Fn::If/1/Resource", `"*"`},
-			{"the App's key may decrypt", rights + "2/Fn::If/1/Action", `["kms:Sign", "kms:Decrypt"]`},
-			{"signatures by default", rights + "2/Fn::If/2", `{"Effect": "Allow", "Action": "kms:Sign", "Resource": "*"}`},
-			{"a right that is missing", rights + "4", `{"Ref": "AWS::NoValue"}`},
+			{"more of the shared tokens' secret", rights + "2/Fn::If/1/Action", `"secretsmanager:*"`},
+			{"the shared tokens' right on every secret", rights + "2/Fn::If/1/Resource", `"*"`},
+			{"that right where nothing is shared", rights + "2/Fn::If/2", `{"Effect": "Allow", "Action": "*", "Resource": "*"}`},
+			{"unbound encryption", rights + "3/Fn::If/1/Condition", ""},
+			{"signatures by every key", rights + "4/Fn::If/1/Resource", `"*"`},
+			{"the App's key may decrypt", rights + "4/Fn::If/1/Action", `["kms:Sign", "kms:Decrypt"]`},
+			{"signatures by default", rights + "4/Fn::If/2", `{"Effect": "Allow", "Action": "kms:Sign", "Resource": "*"}`},
+			{"a right that is missing", rights + "6", `{"Ref": "AWS::NoValue"}`},
 			{"a managed policy", role + "ManagedPolicyArns", `["arn:aws:iam::aws:policy/SecretsManagerReadWrite"]`},
 		}},
 		{"Lambda alone takes the function's role", lambdaAloneTakesTheRole, []mistake{
@@ -130,6 +154,9 @@ func TestServiceTemplate(t *testing.T) {
 		}},
 		{"the function is told its settings", functionIsToldItsSettings, []mistake{
 			{"a variable that is missing", function + "Environment/Variables/TOKEN_MIN_LIFE", ""},
+			{"the credential's secret for shared tokens", function + "Environment/Variables/" + sharedTokens,
+				`{"Ref": "Secret"}`},
+			{"metrics that nobody can leave out", function + "Environment/Variables/METRICS", `"on"`},
 			{"no endpoint", function + "Environment/Variables/" + endpoint, ""},
 			{"a variable too many", function + "Environment/Variables/GITHUB_PAT", `"ghp_x"`},
 			{"another secret", function + "Environment/Variables/GITHUB_SECRET_ID", `"runners"`},
@@ -143,6 +170,10 @@ func TestServiceTemplate(t *testing.T) {
 			{"logs as text", function + "LoggingConfig/LogFormat", `"Text"`},
 			{"logs to another group", function + "LoggingConfig/LogGroup", `{"Ref": "AccessLogGroup"}`},
 			{"concurrency reserved by default", "Parameters/ReservedConcurrency/Default", `5`},
+			{"no belt for shared tokens", function + "ReservedConcurrentExecutions/Fn::If/1", `{"Ref": "AWS::NoValue"}`},
+			{"a reservation that cannot be left out", function + "ReservedConcurrentExecutions/Fn::If/2", `200`},
+			{"failures that Lambda repeats", function + "EventInvokeConfig/MaximumRetryAttempts", `2`},
+			{"events that are hours old", function + "EventInvokeConfig/MaximumEventAgeInSeconds", ""},
 			{"no VPC", function + "VpcConfig", ""},
 		}},
 		{"the resources are these", resourcesAreThese, []mistake{
@@ -152,6 +183,34 @@ func TestServiceTemplate(t *testing.T) {
 		{"the secret is empty", secretIsEmpty, []mistake{
 			{"a value in the template", "Resources/Secret/Properties/SecretString", `"ghp_x"`},
 			{"a generated value", "Resources/Secret/Properties/GenerateSecretString", `{}`},
+		}},
+		{"the function's role alone has the shared tokens", roleAloneHasSharedTokens, []mistake{
+			{"AWS's key", "Resources/SharedTokens/Properties/KmsKeyId", ""},
+			{"no policy", "Resources/SharedTokensPolicy", ""},
+			{"a policy of another secret", "Resources/SharedTokensPolicy/Properties/SecretId", `{"Ref": "Secret"}`},
+			{"everybody may read", denial + "Action", `"secretsmanager:PutSecretValue"`},
+			{"nobody may", denial + "Condition", ""},
+			{"the role of the schedules may, too", denial + "Condition/ArnNotEquals/aws:PrincipalArn",
+				`[{"Fn::GetAtt": ["TokenFunctionRole", "Arn"]}, {"Fn::GetAtt": ["ScheduleRole", "Arn"]}]`},
+		}},
+		{"the schedules send what the function takes", schedulesSendEvents, []mistake{
+			{"another event", refreshes + "Target/Input", `"{\"refresh\":1}"`},
+			{"a refresh for the check", checks + "Target/Input", `"{\"refresh\":true}"`},
+			{"tokens that become too old", refreshes + "ScheduleExpression", `"rate(1 hour)"`},
+			{"a check that nobody can move", checks + "ScheduleExpression", `"rate(6 hours)"`},
+			{"a rare check", "Parameters/CheckSchedule/Default", `"rate(2 days)"`},
+			{"another function", checks + "Target/Arn", `{"Ref": "SecretArn"}`},
+			{"the function's role", refreshes + "Target/RoleArn", `{"Fn::GetAtt": ["TokenFunctionRole", "Arn"]}`},
+			{"retries for a day", refreshes + "Target/RetryPolicy", ""},
+			{"a check that cannot be switched off", "Resources/SelfCheckSchedule/Condition", ""},
+			{"a refresh where nothing is shared", "Resources/SharedTokensSchedule/Condition", ""},
+		}},
+		{"the role of the schedules invokes the function alone", scheduleRoleInvokes, []mistake{
+			{"every function", scheduleRole + "Policies/0/PolicyDocument/Statement/0/Resource", `"*"`},
+			{"other accounts' schedules", scheduleRole + "AssumeRolePolicyDocument/Statement/0/Condition", ""},
+			{"a role in another place", scheduleRole + "Path", ""},
+			{"no boundary", scheduleRole + "PermissionsBoundary", ""},
+			{"a role for nothing", "Conditions/HasSchedule", `{"Fn::Equals": ["a", "a"]}`},
 		}},
 		{"logs end", logsEnd, []mistake{
 			{"logs for ever", "Resources/AccessLogGroup/Properties/RetentionInDays", ""},
@@ -246,14 +305,24 @@ func (s stack) stage() any {
 	return nil
 }
 
+// shares reports whether the stack shares tokens.
+func (s stack) shares() bool { return s.given["ShareTokens"] == "true" }
+
+// 10,000 instances in a minute are 167 requests a second. A burst makes as many calls to GitHub, which takes 100 at
+// once. Shared tokens make none.
 func requestsAreThrottled(s stack, p *problems) {
-	for _, limit := range []string{"ThrottlingRateLimit", "ThrottlingBurstLimit"} {
-		p.want(limit, at(s.stage(), "DefaultRouteSettings", limit), `{"Ref": "`+limit+`"}`)
+	for limit, usual := range map[string][2]string{
+		"ThrottlingRateLimit": {`200`, `2000`}, "ThrottlingBurstLimit": {`50`, `1000`},
+	} {
+		want := usual[0]
+		switch {
+		case s.given[limit] != "":
+			want = `{"Ref": "` + limit + `"}`
+		case s.shares():
+			want = usual[1]
+		}
+		p.want(limit, at(s.stage(), "DefaultRouteSettings", limit), want)
 	}
-	// 10,000 instances in a minute are 167 requests a second. A burst makes as many calls to GitHub, which takes 100 at
-	// once.
-	p.want("the rate", at(s.parameters, "ThrottlingRateLimit", "Default"), `200`)
-	p.want("the burst", at(s.parameters, "ThrottlingBurstLimit", "Default"), `50`)
 }
 
 func stageIsNamed(s stack, p *problems) {
@@ -294,6 +363,17 @@ func functionHasItsRights(s stack, p *problems) {
 			"Resource": {"Ref": "SecretKmsKeyArn"}, "Condition": {"StringEquals": {
 				"kms:ViaService": {"Fn::Sub": "secretsmanager.${AWS::Region}.${AWS::URLSuffix}"},
 				"kms:EncryptionContext:SecretARN": `+s.secret()+`}}}`)
+	}
+	if s.shares() {
+		want = append(want, `{"Sid": "ReadAndWriteTheSharedTokens", "Effect": "Allow",
+			"Action": ["secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue"], "Resource": {"Ref": "SharedTokens"}}`)
+	}
+	if s.shares() && s.given["SecretKmsKeyArn"] != "" {
+		want = append(want, `{"Sid": "EncryptTheSharedTokensOnly", "Effect": "Allow",
+			"Action": ["kms:Decrypt", "kms:GenerateDataKey"],
+			"Resource": {"Ref": "SecretKmsKeyArn"}, "Condition": {"StringEquals": {
+				"kms:ViaService": {"Fn::Sub": "secretsmanager.${AWS::Region}.${AWS::URLSuffix}"},
+				"kms:EncryptionContext:SecretARN": {"Ref": "SharedTokens"}}}}`)
 	}
 	if s.given["AppKmsKeyArn"] != "" {
 		want = append(want, `{"Sid": "SignAsTheApp", "Effect": "Allow", "Action": "kms:Sign",
@@ -356,6 +436,11 @@ func functionIsToldItsSettings(s stack, p *problems) {
 	if s.given["SecretsManagerEndpoint"] != "" {
 		want = append(want, endpoint)
 	}
+	if s.shares() {
+		want = append(want, sharedTokens)
+		p.want("the secret of the shared tokens", variables[sharedTokens], `{"Ref": "SharedTokens"}`)
+	}
+	p.want("whether there are metrics", variables["METRICS"], `{"Ref": "Metrics"}`)
 	p.wantAll("variable", slices.Collect(maps.Keys(variables)), want)
 	p.want("the secret that it is told of", variables["GITHUB_SECRET_ID"], s.secret())
 	p.want("the certificates of GitHub's server", variables["GITHUB_CA_CERTIFICATES"], `{"Ref": "GitHubCaCertificates"}`)
@@ -381,14 +466,14 @@ func TestFunctionReadsWhatTheTemplateSets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, name := range regexp.MustCompile(`"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)"`).FindAllSubmatch(source, -1) {
+		for _, name := range regexp.MustCompile(`"([A-Z][A-Z0-9_]+)"`).FindAllSubmatch(source, -1) {
 			if !ofLambda.Match(name[1]) {
 				read = append(read, string(name[1]))
 			}
 		}
 	}
 	for _, name := range read {
-		if !slices.Contains(slices.Concat(settings, notSet, []string{endpoint}), name) {
+		if !slices.Contains(slices.Concat(settings, notSet, []string{endpoint, sharedTokens}), name) {
 			t.Errorf("the function reads %s", name)
 		}
 	}
@@ -412,18 +497,104 @@ func functionRunsAsMade(s stack, p *problems) {
 	}
 	p.want("the log group", at(function, "LoggingConfig", "LogGroup"), `{"Ref": "FunctionLogGroup"}`)
 	p.want("the log's format", at(function, "LoggingConfig", "LogFormat"), `"JSON"`)
-	for name, parameter := range map[string]string{
-		"ReservedConcurrentExecutions": "ReservedConcurrency", "VpcConfig": "SubnetIds",
+	if vpc := at(function, "VpcConfig"); (vpc != nil) != (s.given["SubnetIds"] != "") {
+		p.add("VpcConfig is %s, although SubnetIds is %q", text(vpc), s.given["SubnetIds"])
+	}
+	reserved := `null`
+	switch given := s.given["ReservedConcurrency"]; {
+	case given == "" && s.shares():
+		reserved = `200`
+	case given != "" && given != "0":
+		reserved = `{"Ref": "ReservedConcurrency"}`
+	}
+	p.want("the reserved concurrency", at(function, "ReservedConcurrentExecutions"), reserved)
+	for _, config := range s.ofType("AWS::Lambda::EventInvokeConfig") {
+		p.want("Lambda's retries of events", at(config, "MaximumRetryAttempts"), `0`)
+		p.want("the longest age of an event", at(config, "MaximumEventAgeInSeconds"), `300`)
+	}
+}
+
+// Without them, every role that may read secrets would have the tokens.
+func roleAloneHasSharedTokens(s stack, p *problems) {
+	policy := `null`
+	if s.shares() {
+		p.want("the key of the shared tokens", at(s.properties("SharedTokens"), "KmsKeyId"), s.ifGiven("SecretKmsKeyArn"))
+		policy = `{"SecretId": {"Ref": "SharedTokens"}, "BlockPublicPolicy": true, "ResourcePolicy": {
+			"Version": "2012-10-17", "Statement": [{"Sid": "TheFunctionAlone", "Effect": "Deny", "Principal": "*",
+				"Action": ["secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue"], "Resource": "*",
+				"Condition": {"ArnNotEquals": {"aws:PrincipalArn": {"Fn::GetAtt": ["TokenFunctionRole", "Arn"]}}}}]}}`
+	}
+	p.want("the policy of the shared tokens", s.properties("SharedTokensPolicy"), policy)
+}
+
+// checksItself reports whether the stack does so by a schedule.
+func (s stack) checksItself() bool {
+	schedule, given := s.given["CheckSchedule"]
+	return !given || schedule != ""
+}
+
+func schedulesSendEvents(s stack, p *problems) {
+	target := func(event string) string {
+		return `{"Arn": {"Fn::GetAtt": ["TokenFunction", "Arn"]}, "RoleArn": {"Fn::GetAtt": ["ScheduleRole", "Arn"]},
+			"Input": ` + text(event) + `, "RetryPolicy": {"MaximumEventAgeInSeconds": 300, "MaximumRetryAttempts": 5}}`
+	}
+	var want []string
+	if s.shares() {
+		want = append(want, "SharedTokensSchedule")
+		schedule := s.properties("SharedTokensSchedule")
+		p.want("when shared tokens are made", at(schedule, "ScheduleExpression"), `"rate(20 minutes)"`)
+		p.want("what makes them", at(schedule, "Target"), target(`{"refresh":true}`))
+	}
+	if s.checksItself() {
+		want = append(want, "SelfCheckSchedule")
+		schedule := s.properties("SelfCheckSchedule")
+		p.want("when it checks itself", at(schedule, "ScheduleExpression"), `{"Ref": "CheckSchedule"}`)
+		p.want("what has it do so", at(schedule, "Target"), target(`{"check":true}`))
+	}
+	p.wantAll("schedule", slices.Collect(maps.Keys(s.ofType("AWS::Scheduler::Schedule"))), want)
+	p.want("when it checks itself by default", at(s.parameters, "CheckSchedule", "Default"), `"rate(6 hours)"`)
+}
+
+func scheduleRoleInvokes(s stack, p *problems) {
+	role := s.properties("ScheduleRole")
+	if !s.shares() && !s.checksItself() {
+		p.want("the role of the schedules", role, `null`)
+		return
+	}
+	p.wantRights(role, []string{`{"Sid": "InvokeTheFunction", "Effect": "Allow", "Action": "lambda:InvokeFunction",
+		"Resource": {"Fn::GetAtt": ["TokenFunction", "Arn"]}}`})
+	p.want("the role's trust", at(role, "AssumeRolePolicyDocument", "Statement"),
+		`[{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "scheduler.amazonaws.com"},
+			"Condition": {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}}]`)
+	p.want("the role's path", at(role, "Path"), `{"Ref": "RolePath"}`)
+	p.want("the role's boundary", at(role, "PermissionsBoundary"), s.ifGiven("PermissionsBoundaryArn"))
+}
+
+// The events of the schedules are commands of the function: it takes them as they are.
+func TestFunctionTakesTheEventsOfTheSchedules(t *testing.T) {
+	t.Parallel()
+	pats := rig.NewPATs(1)
+	sm := standin.New(rig.Region, rig.RoleCredentials())
+	sm.Put("github-pat", pats[0])
+	sm.PutNothing("shared-tokens")
+	f := rig.StartFunction(t, pats, map[string]string{
+		"GITHUB_SECRET_ID": "github-pat", sharedTokens: "shared-tokens", "AWS_ENDPOINT_URL_SECRETS_MANAGER": rig.Serve(t, sm),
+	})
+	resources := rig.Translate(t, rig.ReadFile(t, service))[0].Source["Resources"]
+	for name, want := range map[string]string{
+		"SelfCheckSchedule": `"status":"ok"`, "SharedTokensSchedule": `"written":2`,
 	} {
-		if got := at(function, name); (got != nil) != (s.given[parameter] != "") {
-			p.add("%s is %s, although %s is %q", name, text(got), parameter, s.given[parameter])
+		event, _ := at(resources, name, "Properties", "Target", "Input").(string)
+		if got := f.Invoke(t, event); !strings.Contains(got, want) {
+			t.Errorf("%s sends %q, and the function answers %s", name, event, got)
 		}
 	}
 }
 
 // Another type of resource may be another way in or another right, so it has to be thought about here.
 func resourcesAreThese(s stack, p *problems) {
-	want := []string{"AWS::ApiGatewayV2::Api", "AWS::ApiGatewayV2::Stage", "AWS::IAM::Role", "AWS::Lambda::Function"}
+	want := []string{"AWS::ApiGatewayV2::Api", "AWS::ApiGatewayV2::Stage", "AWS::IAM::Role", "AWS::Lambda::Function",
+		"AWS::Lambda::EventInvokeConfig"}
 	want = append(want, slices.Repeat([]string{"AWS::Lambda::Permission"}, 6)...) // one for each route
 	want = append(want, slices.Repeat([]string{"AWS::Logs::LogGroup"}, 2)...)
 	if s.given["SecretArn"] == "" {
@@ -431,6 +602,15 @@ func resourcesAreThese(s stack, p *problems) {
 	}
 	if s.given["CallerTarget"] != "" {
 		want = append(want, "AWS::IAM::ManagedPolicy")
+	}
+	if s.shares() {
+		want = append(want, "AWS::SecretsManager::Secret", "AWS::SecretsManager::ResourcePolicy", "AWS::Scheduler::Schedule")
+	}
+	if s.checksItself() {
+		want = append(want, "AWS::Scheduler::Schedule")
+	}
+	if s.shares() || s.checksItself() {
+		want = append(want, "AWS::IAM::Role")
 	}
 	if s.given["AlarmTopicArn"] != "" {
 		want = append(want, slices.Repeat([]string{"AWS::CloudWatch::Alarm"}, 3)...)
@@ -555,6 +735,10 @@ func patternsRefuseTypingErrors(t *testing.T, s stack, p *problems) {
 		"RolePath": {
 			[]string{"/", "/runners/", "/acme/ci-cd/"},
 			[]string{"", "runners", "/runners", "runners/", "//", "/a b/"},
+		},
+		"CheckSchedule": {
+			[]string{"", "rate(6 hours)", "rate(1 day)", "cron(0 6 * * ? *)"},
+			[]string{"6 hours", "rate(0 hours)", "rate(6 h)", "hourly", "cron()", "at(2026-11-26T00:00:00)"},
 		},
 		"AlarmTopicArn": {[]string{"", topicARN}, []string{"alarms", "arn:aws:sqs:eu-central-1:123456789012:alarms"}},
 	}

@@ -141,6 +141,15 @@ func resolve(translated map[string]any, given map[string]string) stack {
 		if equals, ok := at(condition, "Fn::Equals").([]any); ok {
 			return value(equals[0]) == value(equals[1])
 		}
+		if name, ok := at(condition, "Condition").(string); ok {
+			return holds(at(translated, "Conditions", name))
+		}
+		if all, ok := at(condition, "Fn::And").([]any); ok {
+			return !slices.ContainsFunc(all, func(c any) bool { return !holds(c) })
+		}
+		if any, ok := at(condition, "Fn::Or").([]any); ok {
+			return slices.ContainsFunc(any, holds)
+		}
 		panic("this test does not know the condition " + text(condition))
 	}
 	decided := func(name any) bool { return name == nil || holds(at(translated, "Conditions", name.(string))) }
