@@ -83,6 +83,22 @@ func TestRunbookHasEachCode(t *testing.T) {
 	}
 }
 
+// An alarm at night names its heading, and no heading is left of one that is gone.
+func TestEachAlarmHasAHeading(t *testing.T) {
+	t.Parallel()
+	named := func(file, pattern string) (names []string) {
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(rig.ReadFile(t, filepath.Join(rig.Root, file)), -1) {
+			names = append(names, m[1])
+		}
+		slices.Sort(names)
+		return names
+	}
+	alarms := named("template.yaml", `(?m)^  (\w+):\n    Type: AWS::CloudWatch::Alarm$`)
+	if headings := named("docs/alarms.md", `(?m)^### (\w+)$`); len(alarms) == 0 || !slices.Equal(alarms, headings) {
+		t.Errorf("the headings are %q, and the alarms %q", headings, alarms)
+	}
+}
+
 func TestREADMEHasEachCode(t *testing.T) {
 	t.Parallel()
 	text := rig.ReadFile(t, filepath.Join(rig.Root, "README.md"))

@@ -178,7 +178,7 @@ func TestServiceTemplate(t *testing.T) {
 		}},
 		{"the resources are these", resourcesAreThese, []mistake{
 			{"a function URL", function + "FunctionUrlConfig", `{"AuthType": "NONE"}`},
-			{"no alarm", "Resources/ApiAlarm", ""},
+			{"another alarm", "Resources/Extra", `{"Type": "AWS::CloudWatch::Alarm"}`},
 		}},
 		{"the secret is empty", secretIsEmpty, []mistake{
 			{"a value in the template", "Resources/Secret/Properties/SecretString", `"ghp_x"`},
@@ -612,8 +612,13 @@ func resourcesAreThese(s stack, p *problems) {
 	if s.shares() || s.checksItself() {
 		want = append(want, "AWS::IAM::Role")
 	}
-	if s.given["AlarmTopicArn"] != "" {
-		want = append(want, slices.Repeat([]string{"AWS::CloudWatch::Alarm"}, 3)...)
+	want = append(want, slices.Repeat([]string{"AWS::Logs::QueryDefinition"}, 5)...)
+	if s.given["Metrics"] != "off" {
+		want = append(want, "AWS::CloudWatch::Dashboard")
+	}
+	if s.hasAlarms() {
+		want = append(want, slices.Repeat([]string{"AWS::CloudWatch::Alarm"}, len(s.alarmsOf()))...)
+		want = append(want, "AWS::Logs::MetricFilter")
 	}
 	var got []string
 	for _, resource := range s.resources {
@@ -646,6 +651,9 @@ func logsAreAsAsked(s stack, p *problems) {
 func outputsAreThese(s stack, p *problems) {
 	want := []string{"ApiUrl", "AllowedTargets", "InvokeArnPrefix", "FunctionName", "FunctionArn", "SecretArn",
 		"FunctionLogGroupName", "AccessLogGroupName"}
+	if s.given["Metrics"] != "off" {
+		want = append(want, "DashboardName")
+	}
 	if s.given["CallerTarget"] != "" {
 		want = append(want, "CallerPolicyArn")
 	}
