@@ -15,13 +15,16 @@ ELF_x86_64 := 3e00
 FLAGS := -trimpath -buildvcs=false -tags lambda.norpc -ldflags='-s -w'
 
 .DEFAULT_GOAL := help
-.PHONY: help token run sam-invoke sam-api user-data test lint build build-TokenFunction e2e docs bench clean
+.PHONY: help token check run sam-invoke sam-api user-data test lint build build-TokenFunction e2e docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-zA-Z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 token: local ## print a token as JSON; TARGET=repos/acme/widgets KIND=remove-token; with GITHUB_PAT exported, a real one
 	@$(BUILD)/local/stack token $(BUILD)/local/bootstrap
+
+check: local ## check all that a token needs, and print the report; TARGET=, ALLOWED_TARGETS=; with GITHUB_PAT, for real
+	@$(BUILD)/local/stack check $(BUILD)/local/bootstrap
 
 # Of the settings of token, run takes all. Besides PORT, for HTTP, there is LAMBDA_PORT, for direct invocations (3001).
 # ENVIRONMENTS is how many requests are served at a time. With SESSION_TOKEN=1 the keys are temporary. THROTTLE is the

@@ -1,7 +1,7 @@
-// Command local runs the function on a laptop. For make token and make run it starts the built binary behind a local
-// Lambda and API Gateway, with a local Secrets Manager. GitHub is a stand-in, or the real one if GITHUB_PAT is in the
-// environment, or GITHUB_APP_ID and GITHUB_APP_KEY_FILE. For make sam-invoke and make sam-api it starts Secrets Manager
-// and GitHub alone: SAM runs the function.
+// Command local runs the function on a laptop. For make token, make check and make run it starts the built binary
+// behind a local Lambda and API Gateway, with a local Secrets Manager. GitHub is a stand-in, or the real one if
+// GITHUB_PAT is in the environment, or GITHUB_APP_ID and GITHUB_APP_KEY_FILE. For make sam-invoke and make sam-api it
+// starts Secrets Manager and GitHub alone: SAM runs the function.
 //
 // It does not know the template: IAM policies, alarms and all else that CloudFormation makes are seen on AWS only, and
 // make run throttles as THROTTLE says. The packages beside it say what each of them leaves out.
@@ -10,6 +10,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +44,8 @@ func command(ctx context.Context, args []string, getenv func(string) string, std
 	switch s.mode {
 	case "token":
 		err = token(ctx, s, stdout, stderr)
+	case "check":
+		err = check(ctx, s, stdout, stderr)
 	case "run":
 		err = run(ctx, s, stderr)
 	case "sam":
@@ -59,7 +62,7 @@ func command(ctx context.Context, args []string, getenv func(string) string, std
 	return 1
 }
 
-// errRefused says that the answer is a refusal, and has been printed.
+// errRefused says that the answer is a refusal, or a self-check that failed, and has been printed.
 var errRefused = errors.New("refused")
 
 // token asks for one token and prints the answer.
@@ -70,33 +73,72 @@ func token(ctx context.Context, s settings, stdout, stderr io.Writer) error {
 	}
 	defer stack.close()
 
-	ctx, cancel := context.WithTimeout(ctx, 35*time.Second) // more than the gateway gives the function
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, stack.gateway+"/"+s.request.Path(), http.NoBody)
-	if err != nil {
-		return err
-	}
-	if err := sigv4.Sign(req, nil, stack.caller, region, "execute-api"); err != nil {
-		return err
-	}
-	transport := new(http.Transport) // it does not use the environment's proxy
-	defer transport.CloseIdleConnections()
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	status, body, err := stack.post(ctx, stack.gateway+"/"+s.request.Path(), nil, "execute-api")
 	if err != nil {
 		return err
 	}
 	if _, err := fmt.Fprintf(stdout, "%s\n", bytes.TrimSpace(body)); err != nil {
 		return err
 	}
-	if resp.StatusCode != http.StatusCreated {
+	if status != http.StatusCreated {
 		return errRefused
 	}
 	return nil
+}
+
+// check has the function check itself, and prints its report.
+func check(ctx context.Context, s settings, stdout, stderr io.Writer) error {
+	stack, err := start(ctx, s, stderr)
+	if err != nil {
+		return err
+	}
+	defer stack.close()
+
+	event, err := json.Marshal(s.check)
+	if err != nil {
+		return err
+	}
+	_, body, err := stack.post(ctx, stack.lambda+"/2015-03-31/functions/token/invocations", event, "lambda")
+	if err != nil {
+		return err
+	}
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, body, "", "  "); err != nil {
+		return fmt.Errorf("the report is not JSON: %.200q", body)
+	}
+	if _, err := fmt.Fprintf(stdout, "%s\n", &indented); err != nil {
+		return err
+	}
+	var report struct{ Status runner.Status }
+	if err := json.Unmarshal(body, &report); err != nil {
+		return err
+	}
+	if report.Status != runner.OK && report.Status != runner.Warning { // failed, or the function's error
+		return errRefused
+	}
+	return nil
+}
+
+// post makes one signed request.
+func (st *stack) post(ctx context.Context, url string, body []byte, service string) (status int, _ []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 35*time.Second) // more than the gateway gives the function
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	if err := sigv4.Sign(req, body, st.caller, region, service); err != nil {
+		return 0, nil, err
+	}
+	transport := new(http.Transport) // it does not use the environment's proxy
+	defer transport.CloseIdleConnections()
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, answer, err
 }
 
 // run serves until ctx ends.

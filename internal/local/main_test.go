@@ -182,6 +182,63 @@ func TestRefusalIsPrintedAndExits1(t *testing.T) {
 	}
 }
 
+func TestCheckPrintsTheReport(t *testing.T) {
+	t.Parallel()
+	const pat = "ghp_onlyforgithub"
+	for _, test := range []struct {
+		name     string
+		env      environ
+		real     string // the PAT that a GitHub of the test knows; "": none is asked
+		exit     int
+		status   string
+		subjects []string // of the targets
+	}{
+		{name: "by default", status: "ok", subjects: []string{"orgs/acme", "enterprises/acme-corp"}},
+		{name: "one target", env: environ{"TARGET": "repos/acme/widgets"}, status: "ok",
+			subjects: []string{"repos/acme/widgets"}},
+		{name: "a list", env: environ{"ALLOWED_TARGETS": "orgs/a,orgs/b"}, status: "ok",
+			subjects: []string{"orgs/a", "orgs/b"}},
+		{name: "a list without a name", env: environ{"ALLOWED_TARGETS": "orgs/*"}, status: "warning"},
+		{name: "GitHub with a PAT", env: environ{"GITHUB_PAT": pat, "TARGET": "orgs/acme"}, real: pat, status: "ok",
+			subjects: []string{"orgs/acme"}},
+		{name: "GitHub with a wrong PAT", env: environ{"GITHUB_PAT": pat, "TARGET": "orgs/acme"}, real: "ghp_another",
+			exit: 1, status: "failed", subjects: []string{"orgs/acme"}},
+		{name: "a target that is not allowed", env: environ{"TARGET": "orgs/x", "ALLOWED_TARGETS": "orgs/a"}, exit: 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			env := maps.Clone(test.env)
+			if test.real != "" {
+				server := httptest.NewServer(github.New(secret.New(test.real)))
+				t.Cleanup(server.Close)
+				env["GITHUB_API_URL"] = server.URL
+			}
+			exit, stdout, stderr := execute(t.Context(), env, "check", function())
+			var report struct {
+				Status   string
+				Findings []struct{ Subject string }
+			}
+			if err := json.Unmarshal([]byte(stdout), &report); err != nil || !strings.HasPrefix(stdout, "{\n  \"") {
+				t.Fatalf("exit %d, %q: %v; %s", exit, stdout, err, stderr)
+			}
+			var subjects []string
+			for _, f := range report.Findings {
+				if strings.Contains(f.Subject, "/") {
+					subjects = append(subjects, f.Subject)
+				}
+			}
+			slices.Sort(subjects)
+			slices.Sort(test.subjects)
+			if exit != test.exit || report.Status != test.status || !slices.Equal(subjects, test.subjects) {
+				t.Errorf("exit %d, %s, want %d and %s of %q", exit, stdout, test.exit, test.status, test.subjects)
+			}
+			if strings.Contains(stdout+stderr, pat) {
+				t.Error("the PAT is printed")
+			}
+		})
+	}
+}
+
 func TestWrongSettingsAreNamedWithTheRemedy(t *testing.T) {
 	t.Parallel()
 	const pat = "ghp_x1y2"
@@ -196,6 +253,8 @@ func TestWrongSettingsAreNamedWithTheRemedy(t *testing.T) {
 	}{
 		{"target without a scope", token, environ{"TARGET": "acme"}, []string{"TARGET", "orgs/ORG"}},
 		{"target in upper case", token, environ{"TARGET": "orgs/Acme"}, []string{`write "orgs/acme"`}},
+		{"check of a PAT without a target", []string{"check", "x"}, environ{"GITHUB_PAT": pat},
+			[]string{"ALLOWED_TARGETS='orgs/ORG"}},
 		{"several", token, environ{"KIND": "join", "PORT": "x", "ENVIRONMENTS": "0"},
 			[]string{"KIND", "remove-token", "PORT", "ENVIRONMENTS"}},
 		{"PAT without a target", token, environ{"GITHUB_PAT": pat}, []string{"TARGET=orgs/ORG"}},

@@ -18,9 +18,10 @@ import (
 
 // settings is what was asked for.
 type settings struct {
-	mode         string         // "token", "run" or "sam"
+	mode         string         // "token", "check", "run" or "sam"
 	function     string         // the binary; SAM has its own
 	request      runner.Request // the one to make, or that of the example
+	check        selfCheck      // the one to make
 	port         string         // of the gateway, or of SAM
 	lambdaPort   string         // "": there is no such endpoint
 	environments int
@@ -34,8 +35,14 @@ type settings struct {
 	samFlags   []string // the user's own
 }
 
-const usage = "usage: local token|run BINARY, or local sam invoke|start-api; " +
-	"make token, run, sam-invoke and sam-api call it"
+// selfCheck is the event that has the function check itself.
+type selfCheck struct {
+	Check   bool     `json:"check"`
+	Targets []string `json:"targets,omitempty"` // none: all that are allowed
+}
+
+const usage = "usage: local token|check|run BINARY, or local sam invoke|start-api; " +
+	"make token, check, run, sam-invoke and sam-api call it"
 
 // parseSettings reads the arguments and the environment. Its error names every problem and its remedy.
 func parseSettings(args []string, getenv func(string) string) (settings, error) {
@@ -49,6 +56,8 @@ func parseSettings(args []string, getenv func(string) string) (settings, error) 
 	case s.mode == "token":
 		s.function, s.port = args[1], "0"
 		s.environments = p.environments()
+	case s.mode == "check":
+		s.function, s.port, s.lambdaPort, s.environments = args[1], "0", "0", 1
 	case s.mode == "run":
 		s.function, s.lambdaPort = args[1], p.port("LAMBDA_PORT", "3001")
 		s.environments, s.sessionToken, s.throttle = p.environments(), p.sessionToken(), p.throttle()
@@ -198,6 +207,10 @@ func (p *problems) targets(s *settings) {
 			"or TARGET to allow one")
 	default:
 		allowed = target
+	}
+	s.check.Check = true
+	if target != "" {
+		s.check.Targets = []string{target}
 	}
 	s.env = map[string]string{"ALLOWED_TARGETS": allowed, "METRICS": "off"} // nobody counts them here
 
