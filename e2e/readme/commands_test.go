@@ -28,6 +28,7 @@ func TestEachCommandIsRun(t *testing.T) {
 		{operating, "fields @timestamp", data}, // of CloudWatch Logs Insights, which nothing here can run
 		{operating, "aws apigatewayv2", "TestRouteGetsItsAuthorizerBack"},
 		{operating, "sam build && sam deploy", "TestDeployment"},
+		{operating, "aws lambda invoke", "TestSelfCheckByHand"},
 		{operating, "aws secretsmanager restore-secret", "TestSecretIsRestored"},
 		{operating, "aws secretsmanager get-secret-value", "TestPATIsConfirmed"},
 		{deploying, "sam build\n", "TestDeployment"},

@@ -87,7 +87,8 @@ func TestRunbookHasEachCode(t *testing.T) {
 func TestEachAlarmHasAHeading(t *testing.T) {
 	t.Parallel()
 	named := func(file, pattern string) (names []string) {
-		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(rig.ReadFile(t, filepath.Join(rig.Root, file)), -1) {
+		text := rig.ReadFile(t, filepath.Join(rig.Root, file))
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
 			names = append(names, m[1])
 		}
 		slices.Sort(names)

@@ -1,6 +1,7 @@
 package readme_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
 	"runner-token-broker/e2e/rig"
+	"runner-token-broker/internal/local/lambda"
 )
 
 // The commands of the runbook, as they are but for the names in capitals.
@@ -77,6 +79,22 @@ func TestPATIsConfirmed(t *testing.T) {
 				t.Errorf("GitHub answered %q, want %s", out, status)
 			}
 		})
+	}
+}
+
+func TestSelfCheckByHand(t *testing.T) {
+	t.Parallel()
+	f := rig.NewFunction(t)
+	endpoint := rig.Serve(t, &lambda.Endpoint{Service: f.Lambda, Credentials: rig.RoleCredentials()})
+	check := inVariables(command(t, operating, "aws lambda invoke"), "FUNCTION_NAME")
+	out := rig.Output(t, shell(t, "", endpoint, "FUNCTION_NAME=token\n"+check, keys(rig.RoleCredentials())...))
+	for subject, times := range map[string]int{
+		"orgs/acme": 1, "enterprises/acme-corp": 1, "repos/acme/widgets": 1, "clock": 2,
+	} {
+		ok := fmt.Sprintf(`"subject":"%s","status":"ok"`, subject)
+		if strings.Count(out, ok) != times {
+			t.Errorf("%s is not in\n%s", ok, out)
+		}
 	}
 }
 

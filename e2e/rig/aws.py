@@ -18,6 +18,7 @@ if sys.argv[1:] == ["configure", "export-credentials", "--format", "env"]:
     sys.exit()
 
 service, operation, *rest = sys.argv[1:]
+file = rest.pop() if [service, operation] == ["lambda", "invoke"] else None  # for the payload that comes back
 options = {}
 for word in rest:
     if word.startswith("--"):
@@ -26,6 +27,8 @@ for word in rest:
         values.append(word)
 query, output = options.pop("--query", ["@"])[0], options.pop("--output", ["json"])[0]
 region = options.pop("--region", [None])[0]
+if options.pop("--cli-binary-format", ["raw-in-base64-out"]) != ["raw-in-base64-out"]:
+    sys.exit("this stand-in takes binary values as they are")
 
 client = session.create_client(service, region_name=region)
 names = {xform_name(name, "-"): name for name in client.meta.service_model.operation_names}
@@ -48,6 +51,9 @@ for option, values in options.items():
 
 answer = getattr(client, xform_name(names[operation]))(**arguments)
 del answer["ResponseMetadata"]
+if file:
+    with open(file, "wb") as f:
+        f.write(answer.pop("Payload").read())
 answer = jmespath.search(query, answer)
 if output == "text":
     lines = answer if isinstance(answer, list) and answer and isinstance(answer[0], list) else [answer]

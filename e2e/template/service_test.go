@@ -82,7 +82,8 @@ func TestServiceTemplate(t *testing.T) {
 			"ThrottlingBurstLimit":   "70",
 		}},
 		{"sharing tokens alone", map[string]string{
-			"AllowedTargets": "orgs/acme", "ShareTokens": "true", "CheckSchedule": "", "Metrics": "off", "AlarmTopicArn": topicARN,
+			"AllowedTargets": "orgs/acme", "ShareTokens": "true", "CheckSchedule": "", "Metrics": "off",
+			"AlarmTopicArn": topicARN,
 		}},
 		{"with no limit of its own", map[string]string{
 			"AllowedTargets": "orgs/acme", "ShareTokens": "true", "ReservedConcurrency": "0",
