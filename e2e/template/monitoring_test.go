@@ -378,6 +378,41 @@ func TestFaultsMoveTheMetricsOfTheirAlarms(t *testing.T) {
 	}
 }
 
+// A caller's typing errors wake nobody: the filter takes off CrashAlarm's errors what is refused to a direct invocation,
+// which Lambda counts as an error, and nothing else.
+func TestRefusedDirectInvocationsAreNoCrash(t *testing.T) {
+	t.Parallel()
+	resources := rig.Translate(t, rig.ReadFile(t, service))[0].Source["Resources"]
+	pattern, _ := at(resources, "RefusedDirectly", "Properties", "FilterPattern").(string)
+	terms := regexp.MustCompile(`\$\.(\w+) = "([^"]*)"`).FindAllStringSubmatch(pattern, -1)
+	for _, c := range []struct {
+		name, event string
+		counted     bool
+	}{
+		{"a target that is not allowed", `{"target":"orgs/other"}`, true},
+		{"a typing error", `{"target":"orgs/acme","frsh":true}`, true},
+		{"no JSON object", `[]`, true},
+		{"a token", `{"target":"orgs/acme"}`, false},
+		{"a self-check", `{"check":true}`, false},
+		{"a refusal over HTTP", `{"version":"2.0","rawPath":"/","requestContext":{"http":{"method":"POST"}}}`, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := rig.NewFunction(t)
+			answer := f.Invoke(t, c.event)
+			line := parse(strings.TrimSpace(f.Line(t)))
+			matches := len(terms) > 0
+			for _, term := range terms {
+				matches = matches && at(line, term[1]) == term[2]
+			}
+			isError := strings.Contains(answer, `"errorType"`)
+			if matches != c.counted || isError != c.counted {
+				t.Errorf("the filter counts it: %t, and Lambda: %t; want %t", matches, isError, c.counted)
+			}
+		})
+	}
+}
+
 // rang reports whether one of the alarm's own metrics is beyond 1, or beyond its threshold if it is to stay above that.
 func rang(when string, values map[string]float64) bool {
 	below := regexp.MustCompile(`^Minimum (\w+) < (\d+)`).FindStringSubmatch(when)
