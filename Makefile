@@ -83,8 +83,9 @@ local:
 e2e: ## run the function and all that callers copy against Moto, SAM local, shells, ... (e2e/README.md)
 	go test -count=1 -timeout 30m -v -p 1 ./e2e/...
 
-docs: ## make docs/errors.md from the causes in the code
+docs: ## make docs/errors.md, and the figures of docs/performance.md, from the code
 	@go run ./internal/local/causes >docs/errors.md
+	@go run ./internal/fleet -page docs/performance.md
 
 bench: ## compare the function with a hello-world Lambda, side by side
 	@go run ./internal/local/bench
