@@ -48,3 +48,11 @@ func (m *Moto) CreateSecret(t *testing.T, name string, v secret.Value) {
 		t.Fatal(err)
 	}
 }
+
+// PutSecret makes text the secret's value.
+func (m *Moto) PutSecret(ctx context.Context, name, text string) error {
+	_, err := m.SecretsManager.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{
+		SecretId: &name, SecretString: &text,
+	})
+	return err
+}
