@@ -85,7 +85,7 @@ func TestMonitoringTemplate(t *testing.T) {
 			{"a dashboard without metrics", "Resources/Dashboard/Condition", ""},
 		}},
 		{"refused direct invocations are counted as the code writes them", refusalsAreCounted, []mistake{
-			{"those over HTTP too", "Resources/RefusedDirectly/Properties/FilterPattern", `"{ $.message = \"token refused\" }"`},
+			{"those over HTTP too", "Resources/RefusedDirectly/Properties/FilterPattern", `"{ $.Refusals = 1 }"`},
 			{"all functions' as one", "Resources/RefusedDirectly/Properties/MetricTransformations/0/Dimensions", ""},
 		}},
 		{"queries ask for what is in the logs", func(s stack, p *problems) { queriesAskForFields(code, s, p) }, []mistake{
@@ -122,14 +122,13 @@ func readCode(t *testing.T) code {
 	for _, m := range all("/internal/handler/metrics.go", `\bvalue\("(\w+)",`) {
 		c.whole = append(c.whole, m[1])
 	}
-	for _, m := range all("/internal/handler/metrics.go", `\bdimension\("(\w+)", (.*), "(\w+)"\)`) {
-		name := m[3] + " " + m[1]
-		if _, ok := c.split[name]; !ok {
-			t.Errorf("there is a new metric %s", name)
+	for _, m := range all("/internal/handler/metrics.go", `\bdimension\("(\w+)", .*, "(\w+)"\)`) {
+		if _, ok := c.split[m[2]+" "+m[1]]; !ok {
+			t.Errorf("there is a new metric %s of each %s", m[2], m[1])
 		}
-		if fixed, ok := strings.CutPrefix(m[2], `"`); ok {
-			c.split[name] = append(c.split[name], strings.TrimSuffix(fixed, `"`))
-		}
+	}
+	for _, m := range all("/internal/handler/record.go", `\n\t*return "(\w+)"\n`) { // of what was done
+		c.split["Invocations Outcome"] = append(c.split["Invocations Outcome"], m[1])
 	}
 	for _, code := range runner.Codes {
 		c.split["Invocations Outcome"] = append(c.split["Invocations Outcome"], string(code))
@@ -288,7 +287,7 @@ func refusalsAreCounted(s stack, p *problems) {
 	want := `null`
 	if s.hasAlarms() {
 		want = `{"LogGroupName": {"Ref": "FunctionLogGroup"},
-			"FilterPattern": "{ $.entry = \"direct\" && $.message = \"token refused\" }",
+			"FilterPattern": "{ $.entry = \"direct\" && $.Refusals = 1 }",
 			"MetricTransformations": [{"MetricNamespace": "RunnerTokenBroker", "MetricName": "RefusedDirectly",
 				"MetricValue": "1", "Dimensions": [{"Key": "FunctionName", "Value": "$.FunctionName"}]}]}`
 	}
@@ -378,13 +377,13 @@ func TestFaultsMoveTheMetricsOfTheirAlarms(t *testing.T) {
 	}
 }
 
-// A caller's typing errors wake nobody: the filter takes off CrashAlarm's errors what is refused to a direct invocation,
-// which Lambda counts as an error, and nothing else.
+// A caller's typing errors wake nobody: to Lambda a refused direct invocation is an error, and the filter takes these
+// off CrashAlarm's errors, and nothing else.
 func TestRefusedDirectInvocationsAreNoCrash(t *testing.T) {
 	t.Parallel()
 	resources := rig.Translate(t, rig.ReadFile(t, service))[0].Source["Resources"]
 	pattern, _ := at(resources, "RefusedDirectly", "Properties", "FilterPattern").(string)
-	terms := regexp.MustCompile(`\$\.(\w+) = "([^"]*)"`).FindAllStringSubmatch(pattern, -1)
+	terms := regexp.MustCompile(`\$\.(\w+) = (\S+)`).FindAllStringSubmatch(pattern, -1)
 	for _, c := range []struct {
 		name, event string
 		counted     bool
@@ -392,18 +391,25 @@ func TestRefusedDirectInvocationsAreNoCrash(t *testing.T) {
 		{"a target that is not allowed", `{"target":"orgs/other"}`, true},
 		{"a typing error", `{"target":"orgs/acme","frsh":true}`, true},
 		{"no JSON object", `[]`, true},
-		{"a token", `{"target":"orgs/acme"}`, false},
+		{"a refresh that fails", `{"refresh":true}`, true},
+		{"a token", `{"target":"repos/acme/widgets"}`, false},
 		{"a self-check", `{"check":true}`, false},
 		{"a refusal over HTTP", `{"version":"2.0","rawPath":"/","requestContext":{"http":{"method":"POST"}}}`, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			f := rig.NewFunction(t)
+			pats := rig.NewPATs(1)
+			sm := standin.New(rig.Region, rig.RoleCredentials())
+			sm.Put("github-pat", pats[0])
+			f := rig.StartFunction(t, pats, map[string]string{
+				"GITHUB_SECRET_ID": "github-pat", sharedTokens: "none",
+				"AWS_ENDPOINT_URL_SECRETS_MANAGER": rig.Serve(t, sm),
+			})
 			answer := f.Invoke(t, c.event)
 			line := parse(strings.TrimSpace(f.Line(t)))
 			matches := len(terms) > 0
 			for _, term := range terms {
-				matches = matches && at(line, term[1]) == term[2]
+				matches = matches && text(at(line, term[1])) == term[2]
 			}
 			isError := strings.Contains(answer, `"errorType"`)
 			if matches != c.counted || isError != c.counted {
