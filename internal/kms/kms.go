@@ -82,8 +82,7 @@ func causeOf(status int, code string) runner.Cause {
 	_, throttled := retry.DefaultThrottleErrorCodes[code]
 	_, passing := retry.DefaultRetryableErrorCodes[code]
 	switch {
-	case throttled, passing, status == http.StatusTooManyRequests, status >= 500,
-		code == "KeyUnavailableException", code == "DependencyTimeoutException":
+	case throttled, passing, status == http.StatusTooManyRequests, status >= 500:
 		return unavailable
 	case code == "AccessDeniedException":
 		return denied
