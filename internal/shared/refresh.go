@@ -25,6 +25,9 @@ const (
 	maxSize    = 60 << 10 // Secrets Manager takes 64 KiB
 )
 
+// noValue are the causes of a Store that holds no text.
+var noValue = []string{"secret-missing", "secret-malformed"}
+
 // Refresh has a token made for each target that the policy names, the oldest first, and writes all of them at once. One
 // that fails keeps its old entry. It writes at most once in 15 minutes: an earlier call makes no token, nor does one
 // within a minute of another that failed. It fails, with the first failure, if there was nothing to write. It ends with
@@ -37,14 +40,11 @@ func (s *Tokens) Refresh(ctx context.Context) (runner.Refreshed, error) {
 	case <-ctx.Done():
 		return result, slow.Refuse("waiting for another refresh: %w", ctx.Err())
 	}
-	var old held
-	v, err := s.store.Fetch(ctx)
-	switch {
-	case err == nil:
-		old, _ = s.parse(v) // what is malformed is overwritten
-	case runner.AsError(err).Code == runner.Unavailable: // what is there may be good
-		return result, err
+	old, problem, err := s.load(ctx)
+	if err != nil && !slices.Contains(noValue, runner.AsError(err).Cause) {
+		return result, err // what is there may be good
 	}
+	runner.MeterOf(ctx).PassOver(problem) // and it is overwritten
 	if age := time.Since(old.writtenAt); !old.writtenAt.IsZero() && age >= -clockSlack {
 		runner.MeterOf(ctx).SharedAge(age)
 		if age < writeEvery {
@@ -149,18 +149,15 @@ var outdated = runner.Cause{
 
 // Check reads the secret, and says what it holds. The error, a *runner.Error, is also that of tokens that are too old.
 func (s *Tokens) Check(ctx context.Context) (string, error) {
-	v, err := s.store.Fetch(ctx)
-	if err != nil {
-		return "", err
-	}
-	h, err := s.parse(v)
-	if err != nil {
-		return "", outdated.Refuse("the secret of the shared tokens: %w", err)
-	}
+	h, problem, err := s.load(ctx)
 	age := time.Since(h.writtenAt).Round(time.Second)
 	switch {
-	case h.writtenAt.IsZero() || age < -clockSlack:
-		return "", outdated.Refuse("the secret of the shared tokens was written by something else")
+	case err != nil:
+		return "", err
+	case problem != "":
+		return "", outdated.Refuse("the secret of the shared tokens: %s", problem)
+	case age < -clockSlack:
+		return "", outdated.Refuse("the secret of the shared tokens: it was written in the future")
 	case age > oldAfter:
 		return "", outdated.Refuse("they were written %s ago", age)
 	}

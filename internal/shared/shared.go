@@ -4,9 +4,9 @@
 package shared
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"runner-token-broker/internal/runner"
@@ -17,9 +17,11 @@ const (
 	readEvery   = 30 * time.Second
 	readTimeout = 2 * time.Second // GitHub can be asked in the time that is left
 	freshFor    = time.Minute
+	longestLife = 2 * time.Hour // of a token: GitHub gives an hour
 )
 
-// Store is the second secret. Its errors are *runner.Error. It ends with the context and is safe for concurrent use.
+// Store is the second secret. Its errors are *runner.Error, with a cause of noValue where there is no text to read. It
+// ends with the context and is safe for concurrent use.
 type Store interface {
 	Fetch(context.Context) (secret.Value, error)
 	Put(context.Context, secret.Value) error
@@ -83,17 +85,16 @@ func (s *Tokens) find(ctx context.Context, r runner.Request) (entry, string) {
 	if time.Since(s.readAt) >= readEvery {
 		s.read(ctx)
 	}
-	e, ok := s.held.tokens[r.Target]
-	if ok {
-		runner.MeterOf(ctx).SharedAge(time.Since(e.madeAt))
-	} else if !s.held.writtenAt.IsZero() {
-		runner.MeterOf(ctx).SharedAge(time.Since(s.held.writtenAt))
-	}
-	switch {
-	case s.problem != "":
+	if s.problem != "" {
 		return entry{}, s.problem
-	case !ok:
-		return entry{}, "it has no token for the target"
+	}
+	e, ok := s.held.tokens[r.Target]
+	if !ok {
+		runner.MeterOf(ctx).SharedAge(time.Since(s.held.writtenAt))
+		return entry{}, cmp.Or(s.held.faults[r.Target], "it has no token for the target")
+	}
+	runner.MeterOf(ctx).SharedAge(time.Since(e.madeAt))
+	switch {
 	case time.Until(e.expiresAt) < s.minLife:
 		return entry{}, "its token is too old"
 	case r.Fresh && time.Since(e.madeAt) > freshFor:
@@ -106,24 +107,27 @@ func (s *Tokens) find(ctx context.Context, r runner.Request) (entry, string) {
 func (s *Tokens) read(ctx context.Context) {
 	limited, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	v, err := s.store.Fetch(limited)
-	s.held, s.problem = held{}, ""
+	s.held, s.problem, _ = s.load(limited)
 	if ctx.Err() == nil {
 		s.readAt = time.Now().Round(0)
 	}
+}
+
+// load returns what the secret holds, or what is wrong with it. The error is the store's.
+func (s *Tokens) load(ctx context.Context) (h held, problem string, _ error) {
+	v, err := s.store.Fetch(ctx)
 	if err != nil {
-		s.problem = "it cannot be read: " + runner.AsError(err).Cause
-		return
+		return held{}, "it cannot be read: " + runner.AsError(err).Cause, err
 	}
-	if s.held, err = s.parse(v); err != nil {
-		s.problem = err.Error()
-	}
+	h, problem = s.parse(v)
+	return h, problem, nil
 }
 
 // held is what the secret holds.
 type held struct {
 	writtenAt time.Time
 	tokens    map[runner.Target]entry
+	faults    map[runner.Target]string // of the entries that are left out
 }
 
 type entry struct {
@@ -147,29 +151,47 @@ type documentToken struct {
 	MadeAt    time.Time   `json:"made_at"`
 }
 
-// parse reads the secret. An entry that cannot be one of ours, or is another GitHub's, is left out. Its error quotes
-// nothing.
-func (s *Tokens) parse(v secret.Value) (held, error) {
+// parse returns what v holds, or what is wrong with it. Fields that it does not know may be there: a newer version may
+// have written it. Neither the problem nor the faults quote anything.
+func (s *Tokens) parse(v secret.Value) (_ held, problem string) {
 	var d document
-	if v.IsZero() {
-		return held{}, fmt.Errorf("it is empty")
+	switch {
+	case v.IsZero():
+		return held{}, "it is empty"
+	case json.Unmarshal([]byte(v.Reveal()), &d) != nil:
+		return held{}, "it is malformed, or of another version's layout"
+	case d.WrittenAt.IsZero():
+		return held{}, "it was written by something else"
 	}
-	if json.Unmarshal([]byte(v.Reveal()), &d) != nil {
-		return held{}, fmt.Errorf("it is malformed")
-	}
-	h := held{writtenAt: d.WrittenAt, tokens: map[runner.Target]entry{}}
-	now := time.Now()
+	h := held{writtenAt: d.WrittenAt, tokens: map[runner.Target]entry{}, faults: map[runner.Target]string{}}
 	for _, t := range d.Tokens {
 		target, err := runner.ParseTarget(t.Target)
-		life := t.ExpiresAt.Sub(t.MadeAt)
-		if err != nil || t.Kind != runner.RegistrationToken || !isToken(t.Token) || !t.ExpiresAt.After(now) ||
-			t.MadeAt.After(now.Add(clockSlack)) || life <= 0 || life > 2*time.Hour ||
-			t.RunnerURL != "" && t.RunnerURL != s.runnerURL(target) {
+		if err != nil || t.Kind != runner.RegistrationToken {
+			continue
+		}
+		if fault := t.fault(s.runnerURL(target)); fault != "" {
+			h.faults[target] = fault
 			continue
 		}
 		h.tokens[target] = entry{secret.New(t.Token), t.ExpiresAt.UTC(), t.MadeAt.UTC()}
 	}
-	return h, nil
+	return h, ""
+}
+
+// fault says why the token cannot be one of ours that is good.
+func (t documentToken) fault(runnerURL string) string {
+	now, life := time.Now(), t.ExpiresAt.Sub(t.MadeAt)
+	switch {
+	case t.RunnerURL != "" && t.RunnerURL != runnerURL:
+		return "its token is another GitHub's"
+	case !isToken(t.Token):
+		return "its token is malformed"
+	case t.MadeAt.After(now.Add(clockSlack)), life <= 0, life > longestLife:
+		return "its token's times cannot be right"
+	case !t.ExpiresAt.After(now):
+		return "its token has ended"
+	}
+	return ""
 }
 
 // isToken reports whether s can be given to a caller: GitHub's tokens are letters and digits.

@@ -213,34 +213,38 @@ func TestATokenIsSharedWhileItIsYoungEnough(t *testing.T) {
 // It is a cache, never a dependency.
 func TestWhatIsWrongWithTheSecretIsPassedOver(t *testing.T) {
 	t.Parallel()
-	now := `"2000-01-01T00:00:00Z"` // when synctest's time begins
-	in := func(fields string) string { return `{"written_at":` + now + `,"tokens":[{` + fields + `}]}` }
-	const good = `"target":"orgs/acme","kind":"registration-token","token":"AB","made_at":"2000-01-01T00:00:00Z",`
+	entry := func(madeAt, expiresAt string) string { // synctest's time begins with the year 2000
+		return fmt.Sprintf(`{"written_at":"2000-01-01T00:00:00Z","tokens":[{"target":"orgs/acme",`+
+			`"kind":"registration-token","token":"AB","made_at":%q,"expires_at":%q}]}`, madeAt, expiresAt)
+	}
+	good := entry("2000-01-01T00:01:00Z", "2000-01-01T02:01:00Z") // to the second
+	const odd = "its token's times cannot be right"
 	for name, test := range map[string]struct {
 		text    string
 		err     *runner.Error
 		latency time.Duration
 		says    string
 	}{
-		"absent":    {err: refusal(runner.CredentialMissing, "secret-missing"), says: "it cannot be read: secret-missing"},
-		"denied":    {err: refusal(runner.CredentialMissing, "secret-denied"), says: "it cannot be read: secret-denied"},
-		"throttled": {err: refusal(runner.Unavailable, "secrets-manager-unavailable"), says: "it cannot be read"},
-		"slow":      {latency: time.Minute, says: "it cannot be read: timeout"},
-		"empty":     {says: "it is empty"},
-		"malformed": {text: "{", says: "it is malformed"},
-		"foreign":   {text: `{"token":"ghp_x"}`, says: "no token for the target"},
-		"expired":   {text: in(good + `"expires_at":"1999-12-31T23:00:00Z"`), says: "no token for the target"},
-		"long":      {text: in(good + `"expires_at":"2001-01-01T00:00:00Z"`), says: "no token for the target"},
-		"other kind": {text: in(strings.Replace(good, "registration", "remove", 1) +
-			`"expires_at":"2000-01-01T01:00:00Z"`), says: "no token"},
-		"odd token": {text: in(strings.Replace(good, `"AB"`, `"A\nB"`, 1) +
-			`"expires_at":"2000-01-01T01:00:00Z"`), says: "no token"},
-		"future": {text: in(strings.Replace(good, "2000-01-01T00:00:00Z", "2000-01-01T00:30:00Z", 1) +
-			`"expires_at":"2000-01-01T01:00:00Z"`), says: "no token for the target"},
+		"absent":     {err: refusal(runner.CredentialMissing, "secret-missing"), says: "it cannot be read: secret-missing"},
+		"denied":     {err: refusal(runner.CredentialMissing, "secret-denied"), says: "it cannot be read: secret-denied"},
+		"throttled":  {err: refusal(runner.Unavailable, "secrets-manager-unavailable"), says: "it cannot be read"},
+		"slow":       {latency: time.Minute, says: "it cannot be read: timeout"},
+		"empty":      {says: "it is empty"},
+		"malformed":  {text: "{", says: "it is malformed"},
+		"ends now":   {text: entry("1999-12-31T23:00:00Z", "2000-01-01T00:00:00Z"), says: "its token has ended"},
+		"no end":     {text: entry("2000-01-01T00:00:00Z", "0001-01-01T00:00:00Z"), says: odd},
+		"no life":    {text: entry("2000-01-01T00:00:00Z", "2000-01-01T00:00:00Z"), says: odd},
+		"long":       {text: entry("2000-01-01T00:00:00Z", "2000-01-01T02:00:01Z"), says: odd},
+		"future":     {text: entry("2000-01-01T00:01:01Z", "2000-01-01T01:00:00Z"), says: odd},
+		"other kind": {text: strings.Replace(good, "registration", "remove", 1), says: "it has no token for the target"},
+		"odd token":  {text: strings.Replace(good, `"AB"`, `"A\nB"`, 1), says: "its token is malformed"},
+		"no token":   {text: strings.Replace(good, `"AB"`, `""`, 1), says: "its token is malformed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			inWorld(t, "orgs/acme", func(w *world) {
+				w.store.text = good
+				w.gets(w.environment(), runner.FromShared)
 				w.store.text, w.store.read, w.store.latency = test.text, test.err, test.latency
 				if why := w.gets(w.tokens, runner.FromGitHub); !strings.Contains(why, test.says) {
 					t.Errorf("%q, want %q", why, test.says)
@@ -375,14 +379,52 @@ func TestASecretOfTheFutureIsRefreshed(t *testing.T) {
 	})
 }
 
-func TestAnOutageOfTheSecretKeepsItsEntries(t *testing.T) {
+// What is there may be good, and how old it is nobody knows.
+func TestASecretThatCannotBeReadIsNotOverwritten(t *testing.T) {
 	t.Parallel()
-	inWorld(t, "orgs/acme", func(w *world) {
-		w.store.read = refusal(runner.Unavailable, "secrets-manager-unavailable")
-		if _, err := w.tokens.Refresh(w.Context()); err == nil || w.minter.calls+w.store.writes != 0 {
-			t.Errorf("%v, %d calls, %d writes", err, w.minter.calls, w.store.writes)
-		}
-	})
+	for cause, code := range map[string]runner.Code{
+		"secrets-manager-unavailable": runner.Unavailable, "secret-denied": runner.CredentialMissing,
+		"secret-unreadable": runner.CredentialMissing,
+	} {
+		t.Run(cause, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, "orgs/acme", func(w *world) {
+				w.store.read = refusal(code, cause)
+				_, err := w.tokens.Refresh(w.Context())
+				if runner.AsError(err).Cause != cause || w.minter.calls+w.store.writes != 0 {
+					t.Errorf("%v, %d calls, %d writes", err, w.minter.calls, w.store.writes)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatIsNoneOfOursIsOverwritten(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		text string
+		err  *runner.Error
+		says string
+	}{
+		"no value":  {err: refusal(runner.CredentialMissing, "secret-missing")},
+		"binary":    {err: refusal(runner.CredentialMissing, "secret-malformed")},
+		"malformed": {text: "{", says: "it is malformed"},
+		"foreign":   {text: `{"token":"ghp_x"}`, says: "something else"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, "orgs/acme", func(w *world) {
+				w.store.text, w.store.read = test.text, test.err
+				meter := new(runner.Meter)
+				r, err := w.tokens.Refresh(runner.WithMeter(w.Context(), meter))
+				if why, _ := meter.Shared(); err != nil || r.Written != 1 || !strings.Contains(why, test.says) {
+					t.Errorf("%+v, %v, %q", r, err, why)
+				}
+				w.store.read = nil
+				w.gets(w.environment(), runner.FromShared)
+			})
+		})
+	}
 }
 
 func TestACallersLackOfTimeIsNotRemembered(t *testing.T) {
@@ -485,19 +527,6 @@ func TestCheckSaysHowOldTheTokensAre(t *testing.T) {
 		lacks("shared-tokens-old", "46m0s ago")
 		w.store.read = refusal(runner.CredentialMissing, "secret-denied")
 		lacks("secret-denied", "")
-	})
-}
-
-// Two functions with one secret, each with a GitHub of its own, must not mix the tokens.
-func TestATokenOfAnotherGitHubIsPassedOver(t *testing.T) {
-	t.Parallel()
-	inWorld(t, "orgs/acme", func(w *world) {
-		w.refresh()
-		s := w.environment()
-		s.runnerURL = func(t runner.Target) string { return "https://github.acme.com" + t.URLPath() }
-		if why := w.gets(s, runner.FromGitHub); why != "it has no token for the target" {
-			t.Errorf("%q", why)
-		}
 	})
 }
 
