@@ -141,6 +141,7 @@ func TestABadSharedSecretIsHarmlessAndTheLineSaysWhatIsBad(t *testing.T) {
 	t.Parallel()
 	type fields = map[string]any
 	now := time.Now()
+	later := now.AddDate(9, 0, 0)
 	const (
 		unread  = "it cannot be read: secret-malformed"
 		noJSON  = "it is malformed, or of another version's layout"
@@ -163,11 +164,11 @@ func TestABadSharedSecretIsHarmlessAndTheLineSaysWhatIsBad(t *testing.T) {
 		"a token past its end": {
 			document(nil, entry(fields{"made_at": now.Add(-time.Hour), "expires_at": now})), "its token has ended"},
 		"a token that ends in the far future": {
-			document(nil, entry(fields{"expires_at": now.AddDate(9, 0, 0)})), "its token's times cannot be right"},
+			document(nil, entry(fields{"expires_at": later})), "its token's times cannot be right"},
 		"a token of the far future": {
-			document(nil, entry(fields{"made_at": now.AddDate(9, 0, 0), "expires_at": now.AddDate(9, 0, 1)})),
+			document(nil, entry(fields{"made_at": later, "expires_at": later.Add(time.Hour)})),
 			"its token's times cannot be right"},
-		"written in the far future": {document(fields{"written_at": now.AddDate(9, 0, 0)}, entry(nil)), ""},
+		"written in the far future": {document(fields{"written_at": later}, entry(nil)), ""},
 		"a token of another GitHub": {
 			document(nil, entry(fields{"runner_url": "https://github.example.com/acme"})), "its token is another GitHub's"},
 		"a token that is none": {document(nil, entry(fields{"token": aToken + "\n"})), "its token is malformed"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -540,6 +541,49 @@ func TestNothingOfTheTokensIsPrintable(t *testing.T) {
 			if text := fmt.Sprintf(verb, s.held); strings.Contains(text, "TOKEN") {
 				t.Errorf("%s: %s", verb, text)
 			}
+		}
+	})
+}
+
+// Whatever is in the secret: what is let through is a token for a target, now, and a refresh can write it again.
+func FuzzParse(f *testing.F) {
+	now := time.Now()
+	later := now.AddDate(9, 0, 0)
+	entry := func(target, token string, madeAt, expiresAt time.Time) string {
+		return fmt.Sprintf(`{"target":%q,"kind":"registration-token","token":%q,"made_at":%q,"expires_at":%q}`,
+			target, token, madeAt.Format(time.RFC3339), expiresAt.Format(time.RFC3339))
+	}
+	for _, entries := range []string{
+		entry("orgs/acme", "AB", now, later) + "," + entry("repos/acme/x", "AB", now, now.Add(time.Hour)),
+		entry("orgs/acme", "AB", later, later.Add(time.Hour)), entry("orgs/acme", "A\nB", now, now.Add(time.Hour)), "",
+		`{"target":"orgs/acme","kind":"remove-token","labels":[{}]}`,
+	} {
+		f.Add(fmt.Sprintf(`{"written_at":%q,"tokens":[%s]}`, now.Format(time.RFC3339), entries))
+	}
+	f.Add(`{"token":"ghp_x"}`)
+	s := New(nil, nil, runner.Policy{}, time.Minute, runner.Target.URLPath)
+	f.Fuzz(func(t *testing.T, text string) {
+		before := time.Now()
+		h, problem := s.parse(secret.New(text))
+		if problem != "" && len(h.tokens)+len(h.faults) > 0 {
+			t.Errorf("%q is wrong, and has %v", problem, h)
+		}
+		for target, e := range h.tokens {
+			life := e.expiresAt.Sub(e.madeAt)
+			if again, err := runner.ParseTarget(target.Path()); err != nil || again != target {
+				t.Errorf("%q is no target", target)
+			}
+			if life <= 0 || life > 2*time.Hour || !e.expiresAt.After(before) || time.Until(e.madeAt) > time.Minute {
+				t.Errorf("made at %v, expires at %v", e.madeAt, e.expiresAt)
+			}
+			if !regexp.MustCompile(`^[A-Za-z0-9_-]{1,999}$`).MatchString(e.token.Reveal()) {
+				t.Errorf("%q is no token", e.token.Reveal())
+			}
+		}
+		written, dropped := s.write(h.tokens)
+		var d document
+		if json.Unmarshal([]byte(written.Reveal()), &d) != nil || len(d.Tokens)+dropped != len(h.tokens) {
+			t.Errorf("of %d tokens %d are written, %d dropped", len(h.tokens), len(d.Tokens), dropped)
 		}
 	})
 }
