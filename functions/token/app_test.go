@@ -21,6 +21,7 @@ import (
 	"runner-token-broker/internal/local/github"
 	"runner-token-broker/internal/local/kms"
 	"runner-token-broker/internal/local/lambda"
+	"runner-token-broker/internal/local/network"
 	"runner-token-broker/internal/secret"
 )
 
@@ -248,6 +249,8 @@ func TestWhatKeepsKMSFromSigning(t *testing.T) {
 			status: 500, code: "CredentialMissing", cause: "kms-key-wrong-kind"},
 		{name: "throttled", answer: &kms.Throttled, status: 503, code: "Unavailable", cause: "kms-unavailable"},
 		{name: "down", answer: &kms.Down, status: 503, code: "Unavailable", cause: "kms-unavailable"},
+		{name: "a middlebox's 403", answer: &kms.Answer{Status: 403}, status: 503, code: "Unavailable", cause: "not-kms"},
+		{name: "cut off", answer: &kms.Answer{Fault: network.Truncate}, status: 503, code: "Unavailable", cause: "not-kms"},
 		{
 			name: "not the App's", key: kms.Key{Private: small}, status: 502, code: "CredentialRejected",
 			cause: "app-key-rejected",

@@ -3,7 +3,6 @@ package kms
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -12,12 +11,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
-	"github.com/aws/smithy-go"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"runner-token-broker/internal/network"
 	"runner-token-broker/internal/runner"
-	"runner-token-broker/internal/secret"
 )
 
 const signTimeout = 5 * time.Second // with the SDK's three tries in it
@@ -40,8 +36,11 @@ func (s *Signer) Sign(ctx context.Context, key string, message []byte) ([]byte, 
 		KeyId: &key, Message: message, MessageType: types.MessageTypeRaw,
 		SigningAlgorithm: types.SigningAlgorithmSpecRsassaPkcs1V15Sha256,
 	})
-	if err != nil {
-		return nil, refusal(err)
+	switch {
+	case err != nil:
+		return nil, network.RefuseAWS("AWS KMS", err, causeOf)
+	case len(out.Signature) == 0:
+		return nil, foreign.Refuse("the answer of AWS KMS has no signature")
 	}
 	return out.Signature, nil
 }
@@ -72,6 +71,11 @@ var (
 		Name: "kms-refused", Code: runner.CredentialMissing,
 		Remedy: "check kms_key_id in the secret and the function's role",
 	}
+	foreign = runner.Cause{
+		Name: "not-kms", Code: runner.Unavailable,
+		Remedy: "something on the way answered, or cut the answer off: see HTTPS_PROXY (parameter HttpsProxy), the VPC's " +
+			"endpoint of KMS and what the network filters",
+	}
 	unavailable = runner.Cause{
 		Name: "kms-unavailable", Code: runner.Unavailable, Remedy: "AWS KMS fails or throttles, and that passes",
 	}
@@ -84,6 +88,8 @@ func causeOf(status int, code string) runner.Cause {
 	switch {
 	case throttled, passing, status == http.StatusTooManyRequests, status >= 500:
 		return unavailable
+	case code == network.Undecoded:
+		return foreign
 	case code == "AccessDeniedException":
 		return denied
 	case code == "NotFoundException":
@@ -98,23 +104,7 @@ func causeOf(status int, code string) runner.Cause {
 	return unreadable
 }
 
-func refusal(err error) *runner.Error {
-	if _, ok := errors.AsType[*smithy.DeserializationError](err); ok {
-		return unavailable.Refuse("the answer of AWS KMS could not be decoded")
-	}
-	refused, ok := errors.AsType[smithy.APIError](err)
-	if !ok {
-		return network.Refuse("no answer from AWS KMS", err)
-	}
-	status := 0
-	if answer, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
-		status = answer.HTTPStatusCode()
-	}
-	return causeOf(status, refused.ErrorCode()).Refuse("AWS KMS answered %d %s: %s",
-		status, secret.Text(refused.ErrorCode()), secret.Text(refused.ErrorMessage()))
-}
-
 // Causes are what AWS KMS's answers can mean.
 func Causes() []runner.Cause {
-	return []runner.Cause{denied, absent, disabled, unusable, wrongKind, unreadable, unavailable}
+	return []runner.Cause{denied, absent, disabled, unusable, wrongKind, unreadable, unavailable, foreign}
 }

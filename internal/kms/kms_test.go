@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -14,6 +16,20 @@ import (
 	"runner-token-broker/internal/local/network"
 	"runner-token-broker/internal/runner"
 )
+
+var credentials = aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "test"}
+
+// newSigner returns a Signer that asks the server, with the real SDK.
+func newSigner(t *testing.T, server http.Handler) *Signer {
+	t.Helper()
+	listener := httptest.NewServer(server)
+	t.Cleanup(listener.Close)
+	return New(aws.Config{
+		Region: "eu-central-1", BaseEndpoint: &listener.URL,
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return credentials, nil }),
+		Retryer:     func() aws.Retryer { return aws.NopRetryer{} },
+	})
+}
 
 func TestRefusalsOfKMSAreClassified(t *testing.T) {
 	t.Parallel()
@@ -49,18 +65,9 @@ func TestRefusalsOfKMSAreClassified(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			credentials := aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: "test"}
 			server := standin.New("eu-central-1", credentials)
 			arn := server.Put("alias/app", standin.Key{Private: private})
-			listener := httptest.NewServer(server)
-			t.Cleanup(listener.Close)
-			signer := New(aws.Config{
-				Region: "eu-central-1", BaseEndpoint: &listener.URL,
-				Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-					return credentials, nil
-				}),
-				Retryer: func() aws.Retryer { return aws.NopRetryer{} },
-			})
+			signer := newSigner(t, server)
 			if _, err := signer.Sign(t.Context(), arn, []byte("x")); err != nil {
 				t.Fatalf("before the refusal: %v", err)
 			}
@@ -69,6 +76,41 @@ func TestRefusalsOfKMSAreClassified(t *testing.T) {
 			e := runner.AsError(err)
 			if err == nil || e.Code != test.code || e.Cause != test.cause || !strings.Contains(e.Error(), test.says) {
 				t.Errorf("Sign = %v, cause %q, want %s, %q: %s", err, e.Cause, test.code, test.cause, test.says)
+			}
+		})
+	}
+}
+
+// The SDK's error of such an answer may quote it.
+func TestAnAnswerThatIsNotKMSsIsNotQuoted(t *testing.T) {
+	t.Parallel()
+	const foreign = "thisMustNotBeSeen"
+	for name, test := range map[string]struct {
+		status int
+		body   string
+		cause  string
+	}{
+		"a number for a signature": {200, `{"Signature":["` + foreign + `"]}`, "not-kms"},
+		"half a JSON":              {200, `{"Signature":"` + foreign, "not-kms"},
+		"HTML":                     {200, "<html>" + foreign, "not-kms"},
+		"nothing":                  {200, "", "not-kms"},
+		"no signature":             {200, "{}", "not-kms"},
+		"a middlebox's 403":        {403, "<html>" + foreign, "not-kms"},
+		"a middlebox's empty 403":  {403, "", "not-kms"},
+		"a login page":             {302, "", "not-kms"},
+		"a proxy without password": {407, "", "not-kms"},
+		"a balancer's 503":         {503, "<html>" + foreign, "kms-unavailable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := newSigner(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(test.status)
+				io.WriteString(w, test.body)
+			})).Sign(t.Context(), "alias/app", []byte("x"))
+			e := runner.AsError(err)
+			if e.Code != runner.Unavailable || e.Cause != test.cause || !strings.Contains(e.Error(), "AWS KMS") ||
+				strings.Contains(e.Error(), foreign) {
+				t.Errorf("Sign = %v, cause %q, want %q", err, e.Cause, test.cause)
 			}
 		})
 	}

@@ -4,15 +4,11 @@ package secretsmanager
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
-	"github.com/aws/smithy-go"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"runner-token-broker/internal/network"
 	"runner-token-broker/internal/runner"
@@ -41,11 +37,13 @@ func (s *Secret) Fetch(ctx context.Context) (secret.Value, error) {
 	runner.MeterOf(ctx).SecretsManager(time.Since(start))
 	switch {
 	case err != nil:
-		return secret.Value{}, refusal(err)
-	case out.SecretBinary != nil && out.SecretString == nil:
+		return secret.Value{}, s.refusal(err)
+	case out.SecretString == nil && out.SecretBinary != nil:
 		return secret.Value{}, binary.Refuse("the secret is binary")
+	case out.SecretString == nil:
+		return secret.Value{}, foreign.Refuse("the answer of Secrets Manager has no secret")
 	}
-	return secret.New(aws.ToString(out.SecretString)), nil
+	return secret.New(*out.SecretString), nil
 }
 
 // Put makes v the secret's string. Its errors are as Fetch's.
@@ -57,7 +55,7 @@ func (s *Secret) Put(ctx context.Context, v secret.Value) error {
 	_, err := s.client.PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{SecretId: &id, SecretString: &text})
 	runner.MeterOf(ctx).SecretsManager(time.Since(start))
 	if err != nil {
-		return refusal(err)
+		return s.refusal(err)
 	}
 	return nil
 }
@@ -78,12 +76,13 @@ var (
 	}
 	denied = runner.Cause{
 		Name: "secret-denied", Code: runner.CredentialMissing,
-		Remedy: "allow the function's role secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key if that " +
-			"is yours. Is the ARN the full one? It ends in a hyphen and six characters that AWS adds",
+		Remedy: "allow the function's role secretsmanager:GetSecretValue on the secret (for shared tokens PutSecretValue " +
+			"too), and kms:Decrypt on its key if that is yours (GenerateDataKey too). Is the ARN the full one? It ends in a " +
+			"hyphen and six characters that AWS adds",
 	}
 	unreadable = runner.Cause{
 		Name: "secret-unreadable", Code: runner.CredentialMissing,
-		Remedy: "check GITHUB_SECRET_ID and the function's role",
+		Remedy: "check the secret's name or ARN (GITHUB_SECRET_ID, SHARED_TOKENS_SECRET_ID) and the function's role",
 	}
 	foreign = runner.Cause{
 		Name: "not-secrets-manager", Code: runner.Unavailable,
@@ -96,9 +95,6 @@ var (
 	}
 )
 
-// undecoded is the SDK's code of a refusal that names none: AWS's all do.
-const undecoded = "UnknownError"
-
 // causeOf follows https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html.
 func causeOf(status int, code string) runner.Cause {
 	_, throttled := retry.DefaultThrottleErrorCodes[code]
@@ -106,7 +102,7 @@ func causeOf(status int, code string) runner.Cause {
 	switch {
 	case throttled, passing, status == http.StatusTooManyRequests, status >= 500:
 		return unavailable
-	case code == undecoded:
+	case code == network.Undecoded:
 		return foreign
 	case code == "ResourceNotFoundException":
 		return missing
@@ -118,22 +114,9 @@ func causeOf(status int, code string) runner.Cause {
 	return unreadable
 }
 
-// refusal's texts are AWS's, but for one: the error of an answer that cannot be decoded may quote the answer.
-func refusal(err error) *runner.Error {
-	answer, answered := errors.AsType[*smithyhttp.ResponseError](err)
-	status := 0
-	if answered {
-		status = answer.HTTPStatusCode()
-	}
-	if _, ok := errors.AsType[*smithy.DeserializationError](err); ok {
-		return causeOf(status, undecoded).Refuse("the answer of Secrets Manager, %d, could not be decoded", status)
-	}
-	refused, ok := errors.AsType[smithy.APIError](err)
-	if !ok {
-		return network.Refuse("no answer from Secrets Manager", err)
-	}
-	return causeOf(status, refused.ErrorCode()).Refuse("Secrets Manager answered %d %s: %s",
-		status, secret.Text(refused.ErrorCode()), secret.Text(refused.ErrorMessage()))
+// refusal says which secret it was: there may be two.
+func (s *Secret) refusal(err error) *runner.Error {
+	return network.RefuseAWS("Secrets Manager ("+secret.Text(string(s.id))+")", err, causeOf)
 }
 
 // Causes are what Secrets Manager's answers can mean.

@@ -3,10 +3,13 @@ package secretsmanager
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -124,6 +127,8 @@ func TestAnAnswerThatIsNotSecretsManagersIsNotQuoted(t *testing.T) {
 		"half a JSON":              {200, `{"SecretString":"` + pat, "not-secrets-manager"},
 		"not JSON":                 {200, pat, "not-secrets-manager"},
 		"HTML":                     {200, "<html>" + pat, "not-secrets-manager"},
+		"nothing":                  {200, "", "not-secrets-manager"},
+		"no secret":                {200, "{}", "not-secrets-manager"},
 		"a middlebox's 403":        {403, "<html>" + pat, "not-secrets-manager"},
 		"a middlebox's empty 403":  {403, "", "not-secrets-manager"},
 		"a login page":             {302, "", "not-secrets-manager"},
@@ -158,6 +163,30 @@ type hanging struct{}
 func (hanging) Do(r *http.Request) (*http.Response, error) {
 	<-r.Context().Done()
 	return nil, r.Context().Err()
+}
+
+// cutOff is a network on which the connection breaks in the middle of an answer.
+type cutOff struct{}
+
+func (cutOff) Do(*http.Request) (*http.Response, error) {
+	reset := &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(iotest.ErrReader(reset))}, nil
+}
+
+func TestAConnectionThatBreaksIsTheNetworksFault(t *testing.T) {
+	t.Parallel()
+	refused(t, newSecretAt("https://127.0.0.1", cutOff{}), runner.Unavailable, "network", "reset by peer")
+}
+
+func TestTheErrorSaysWhichSecretItIs(t *testing.T) {
+	t.Parallel()
+	s, _ := newSecret(t)
+	_, read := s.Fetch(t.Context())
+	for _, err := range []error{read, s.Put(t.Context(), secret.New("x"))} {
+		if err == nil || !strings.Contains(err.Error(), "Secrets Manager (pat) answered 400") {
+			t.Errorf("%v", err)
+		}
+	}
 }
 
 func TestAnAnswerThatDoesNotComeIsNotWaitedForLong(t *testing.T) {
