@@ -17,7 +17,7 @@ const (
 	readEvery   = 30 * time.Second
 	readTimeout = 2 * time.Second // GitHub can be asked in the time that is left
 	freshFor    = time.Minute
-	longestLife = 2 * time.Hour // of a token: GitHub gives an hour
+	tokenLife   = time.Hour // as GitHub gives it; clocks differ
 )
 
 // Store is the second secret. Its errors are *runner.Error, with a cause of noValue where there is no text to read. It
@@ -47,8 +47,8 @@ type Tokens struct {
 	tried      error // what came of it
 }
 
-// New returns the Tokens of store, in front of next. It hands out a token that has at least minLife left. runnerURL
-// returns what config.sh wants for a target.
+// New returns the Tokens of store, in front of next. It hands out a token that has at least minLife left; a minLife of
+// an hour or more means never. runnerURL returns what config.sh wants for a target.
 func New(
 	next runner.Upstream, store Store, policy runner.Policy, minLife time.Duration, runnerURL func(runner.Target) string,
 ) *Tokens {
@@ -95,7 +95,7 @@ func (s *Tokens) find(ctx context.Context, r runner.Request) (entry, string) {
 	}
 	runner.MeterOf(ctx).SharedAge(time.Since(e.madeAt))
 	switch {
-	case time.Until(e.expiresAt) < s.minLife:
+	case time.Until(e.expiresAt) < s.minLife, s.minLife >= tokenLife:
 		return entry{}, "its token is too old"
 	case r.Fresh && time.Since(e.madeAt) > freshFor:
 		return entry{}, "its token is not fresh"
@@ -186,7 +186,7 @@ func (t documentToken) fault(runnerURL string) string {
 		return "its token is another GitHub's"
 	case !isToken(t.Token):
 		return "its token is malformed"
-	case t.MadeAt.After(now.Add(clockSlack)), life <= 0, life > longestLife:
+	case t.MadeAt.After(now.Add(clockSlack)), life <= 0, life > 2*tokenLife:
 		return "its token's times cannot be right"
 	case !t.ExpiresAt.After(now):
 		return "its token has ended"

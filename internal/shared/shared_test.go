@@ -211,6 +211,21 @@ func TestATokenIsSharedWhileItIsYoungEnough(t *testing.T) {
 	})
 }
 
+// An hour or more means never, also where GitHub's clock is ahead.
+func TestNoTokenIsSharedWhereNoneIsReused(t *testing.T) {
+	t.Parallel()
+	inWorld(t, "orgs/acme", func(w *world) {
+		w.store.text = `{"written_at":"2000-01-01T00:00:00Z","tokens":[{"target":"orgs/acme","kind":"registration-token",` +
+			`"token":"AB","made_at":"2000-01-01T00:00:00Z","expires_at":"2000-01-01T01:01:00Z"}]}`
+		w.gets(w.environment(), runner.FromShared)
+		s := w.environment()
+		s.minLife = time.Hour
+		if why := w.gets(s, runner.FromGitHub); why != "its token is too old" {
+			t.Errorf("%q", why)
+		}
+	})
+}
+
 // It is a cache, never a dependency.
 func TestWhatIsWrongWithTheSecretIsPassedOver(t *testing.T) {
 	t.Parallel()
