@@ -250,7 +250,7 @@ func TestWhatKeepsKMSFromSigning(t *testing.T) {
 		{name: "throttled", answer: &kms.Throttled, status: 503, code: "Unavailable", cause: "kms-unavailable"},
 		{name: "down", answer: &kms.Down, status: 503, code: "Unavailable", cause: "kms-unavailable"},
 		{name: "a middlebox's 403", answer: &kms.Answer{Status: 403}, status: 503, code: "Unavailable", cause: "not-kms"},
-		{name: "cut off", answer: &kms.Answer{Fault: network.Truncate}, status: 503, code: "Unavailable", cause: "not-kms"},
+		{name: "cut off", answer: &kms.Answer{Fault: network.Truncate}, status: 503, code: "Unavailable", cause: "network"},
 		{
 			name: "not the App's", key: kms.Key{Private: small}, status: 502, code: "CredentialRejected",
 			cause: "app-key-rejected",

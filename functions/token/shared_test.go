@@ -295,8 +295,8 @@ func TestAFullSharedSecretIsReadAndMadeSmaller(t *testing.T) {
 	}
 }
 
-// For a hundred refreshes in a row, whatever fails: there is one set of calls to GitHub, the secret is written once or
-// not at all, and each answer says why.
+// For a hundred refreshes in a row, or twenty where something fails: there is one set of calls to GitHub, the secret is
+// written once or not at all, and each answer says why.
 func TestACallerWhoRefreshesInALoopIsHarmless(t *testing.T) {
 	t.Parallel()
 	denied := func(ids ...string) func(id string) *secretsmanager.Answer {
@@ -337,7 +337,11 @@ func TestACallerWhoRefreshesInALoopIsHarmless(t *testing.T) {
 			s := sharing(t, document(nil, entry(nil)))
 			test.prepare(s)
 			before, begin := s.secrets.Text("shared-tokens"), time.Now()
-			for n := range 100 {
+			times := 100
+			if test.code != "" {
+				times = 20
+			}
+			for n := range times {
 				r := s.invoke(`{"refresh":true}`)
 				if r.ErrorType != test.code || test.code != "" && (r.line["outcome"] != test.code ||
 					r.line["cause"] != test.cause || r.ErrorMessage == "" || r.line["error"] == nil) {

@@ -73,8 +73,8 @@ var (
 	}
 	foreign = runner.Cause{
 		Name: "not-kms", Code: runner.Unavailable,
-		Remedy: "something on the way answered, or cut the answer off: see HTTPS_PROXY (parameter HttpsProxy), the VPC's " +
-			"endpoint of KMS and what the network filters",
+		Remedy: "something on the way answered: see HTTPS_PROXY (parameter HttpsProxy), the VPC's endpoint of KMS " +
+			"and what the network filters",
 	}
 	unavailable = runner.Cause{
 		Name: "kms-unavailable", Code: runner.Unavailable, Remedy: "AWS KMS fails or throttles, and that passes",

@@ -2,6 +2,7 @@ package network
 
 import (
 	"errors"
+	"io"
 	"net"
 
 	"github.com/aws/smithy-go"
@@ -21,7 +22,8 @@ func RefuseAWS(service string, err error, causeOf func(status int, code string) 
 	if answer, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
 		status = answer.HTTPStatusCode()
 	}
-	if has[*smithy.DeserializationError](err) && !has[net.Error](err) {
+	cutOff := has[net.Error](err) || errors.Is(err, io.ErrUnexpectedEOF)
+	if has[*smithy.DeserializationError](err) && !cutOff {
 		return causeOf(status, Undecoded).Refuse("the answer of %s, %d, could not be decoded", service, status)
 	}
 	refused, ok := errors.AsType[smithy.APIError](err)

@@ -86,8 +86,8 @@ var (
 	}
 	foreign = runner.Cause{
 		Name: "not-secrets-manager", Code: runner.Unavailable,
-		Remedy: "something on the way answered, or cut the answer off: see HTTPS_PROXY (parameter HttpsProxy), the VPC's " +
-			"endpoint and what the network filters",
+		Remedy: "something on the way answered: see HTTPS_PROXY (parameter HttpsProxy), the VPC's endpoint and what " +
+			"the network filters",
 	}
 	unavailable = runner.Cause{
 		Name: "secrets-manager-unavailable", Code: runner.Unavailable,
