@@ -1,5 +1,5 @@
-// Package network is what lies between a stand-in and its clients: it delays or breaks an answer where a test wants
-// that.
+// Package network is what lies between a stand-in and its clients: it delays or breaks an answer, or delays
+// a whole connection, where a test wants that.
 //
 // It does not know names, addresses, packets, TLS or proxies.
 package network
