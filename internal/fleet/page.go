@@ -9,12 +9,13 @@ import (
 	"go/token"
 	"io"
 	"math"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"runner-token-broker/internal/local/page"
 )
 
 // What the page compares.
@@ -228,34 +229,21 @@ func assumptions() (string, error) {
 	return string(new(comment.Printer).Markdown(new(comment.Parser).Parse(text))), nil
 }
 
-// The figures stand between these lines of the page.
-const (
-	begin = "<!-- From here on, go run ./internal/fleet -page docs/performance.md writes the page. -->\n"
-	end   = "<!-- To here. -->\n"
-)
+const pageCommand = "go run ./internal/fleet -page docs/performance.md"
 
 // figures replaces the figures of the page by those of today.
-func figures(page string) (string, error) {
-	before, rest, begins := strings.Cut(page, begin)
-	_, after, ends := strings.Cut(rest, end)
-	if !begins || !ends {
-		return "", fmt.Errorf("the page has no place for the figures: the lines %q and %q", begin, end)
-	}
-	var text strings.Builder
-	if err := writeFigures(&text); err != nil {
+func figures(text string) (string, error) {
+	var b strings.Builder
+	if err := writeFigures(&b); err != nil {
 		return "", err
 	}
-	return before + begin + text.String() + "\n" + end + after, nil
+	return page.Replace(text, pageCommand, b.String())
 }
 
 func updatePage(path string) error {
-	page, err := os.ReadFile(path)
-	if err != nil {
+	var b strings.Builder
+	if err := writeFigures(&b); err != nil {
 		return err
 	}
-	text, err := figures(string(page))
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return os.WriteFile(path, []byte(text), 0o644)
+	return page.Update(path, pageCommand, b.String())
 }
