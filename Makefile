@@ -87,7 +87,7 @@ docs: ## make docs/errors.md, and the figures of docs/performance.md, from the c
 	@go run ./internal/local/causes >docs/errors.md
 	@go run ./internal/fleet -page docs/performance.md
 
-bench: ## compare the function with a hello-world Lambda, side by side
+bench: ## measure the function beside a hello-world Lambda, its first answer, and a burst
 	@go run ./internal/local/bench
 
 clean: ## remove what the other targets made

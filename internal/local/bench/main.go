@@ -1,286 +1,110 @@
-// Command bench compares the function with a hello-world Lambda of the same aws-lambda-go, side by side in one run
-// under the local Lambda. Machines differ and drift, so the ratios count. It prints figures and judges nothing.
+// Command bench measures the function under the local Lambda: beside a hello-world Lambda of the same aws-lambda-go,
+// its first answer in a model of the network and of a processor, and a burst of requests. What a table compares runs in
+// turns, in one run. Machines differ and drift, so the ratios count. It prints figures and judges nothing.
 //
-// It does not measure the network, or what Lambda adds: fetching the zip, the micro-VM, freezing and thawing.
+// # Limits
+//
+//   - Nothing was measured on AWS. What Lambda does before the start, fetching the zip and making the micro-VM, is left
+//     out, and so is freezing between invocations.
+//   - The network is a delay of half a round trip (RTT) in each direction, and one round trip more for a connection.
+//     Nothing is lost, and names are not looked up.
+//   - "256 MB" is 256/1769 of a processor, from the first request for an event on. AWS says that 1,769 MB are one
+//     processor, and that a start has a whole one. The kernel gives it out every 20 ms, which is a guess.
+//   - A processor of this machine may be twice as fast as one of Lambda's.
+//   - GitHub takes 250 ms for each call, Secrets Manager and KMS take 15 ms. These are guesses.
+//   - The servers' certificates have keys on P-256 and an intermediate authority. The system's certificates are 144,
+//     made for the purpose. "Folders read" has them as in Amazon Linux 2023, and no SSL_CERT_DIR; see golang/go#79018.
 package main
 
 import (
-	"archive/zip"
-	"context"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/pem"
+	_ "embed"
+	"errors"
 	"flag"
 	"fmt"
+	"go/doc/comment"
+	"go/parser"
+	"go/token"
 	"io"
 	"log"
-	"maps"
-	"net/http/httptest"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
-	"time"
+	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-
-	"runner-token-broker/internal/local/github"
-	"runner-token-broker/internal/local/kms"
-	"runner-token-broker/internal/local/lambda"
-	"runner-token-broker/internal/local/secretsmanager"
-	"runner-token-broker/internal/secret"
+	"runner-token-broker/internal/local/page"
 )
 
 func main() {
 	log.SetFlags(0)
-	starts := flag.Int("starts", 40, "process starts of each")
-	calls := flag.Int("calls", 4000, "warm invocations of each")
+	var o options
+	flag.IntVar(&o.starts, "starts", 40, "process starts of each")
+	flag.IntVar(&o.calls, "calls", 4000, "warm invocations of each")
+	flag.IntVar(&o.cold, "cold", 15, "first answers of each")
+	flag.StringVar(&o.other, "other", "", "compare with the function of this `folder`, another checkout")
+	path := flag.String("page", "", "write the figures into this `file`, too, where they are now")
 	flag.Parse()
-	if err := bench(*starts, *calls); err != nil {
+	var text strings.Builder
+	err := bench(o, io.MultiWriter(os.Stdout, &text))
+	if err == nil && *path != "" {
+		err = page.Update(*path, "go run ./internal/local/bench -page docs/performance.md", text.String())
+	}
+	if err != nil {
 		log.Fatal(err)
 	}
 }
 
-// contender is one of those that are compared.
-type contender struct {
-	name     string
-	function lambda.Function
-	events   []string // the first makes the token
-
-	starts, first []time.Duration
-	warm          map[string][]time.Duration // by event
-	memory        int64                      // bytes, the largest peak
+type options struct {
+	starts, calls, cold int
+	other               string // "": none
 }
 
-const (
-	direct = `{"target":"orgs/acme"}`
-	sample = "events/http-api-v2-org-registration-token.json"
-)
-
-func bench(starts, calls int) error {
+func bench(o options, w io.Writer) error {
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	function, hello := filepath.Join(dir, "function"), filepath.Join(dir, "hello")
-	if err := build(function, "", "./functions/token"); err != nil {
-		return err
-	}
-	if err := build(hello, "", "./internal/local/bench/hello"); err != nil {
-		return err
-	}
-	http, err := os.ReadFile(sample)
+	programs, err := newPrograms(dir, o.other)
 	if err != nil {
 		return err
 	}
-	env, credentials, stop, err := world()
+	roots, err := newRoots(dir)
 	if err != nil {
 		return err
 	}
-	defer stop()
-
-	all := []*contender{{name: "hello world", function: lambda.Function{Path: hello, Credentials: credentials}}}
-	for _, kind := range []string{"PAT", "App", "KMS"} {
-		with := maps.Clone(env)
-		with["GITHUB_SECRET_ID"] = kind
-		all = append(all, &contender{name: kind, function: lambda.Function{
-			Path: function, Credentials: credentials, Env: with,
-		}})
-	}
-	for _, c := range all {
-		c.events, c.warm = []string{direct, string(http)}, map[string][]time.Duration{}
-	}
-	for range starts {
-		for _, c := range all {
-			if err := c.run(0); err != nil {
-				return err
-			}
-		}
-	}
-	const rounds = 10 // in turns, so that all run under the same load
-	for range rounds {
-		for _, c := range all[:2] {
-			if err := c.run(calls / rounds); err != nil {
-				return err
-			}
-		}
+	limits, err := limits()
+	if err != nil {
+		return err
 	}
 
-	fmt.Printf("%-38s", "")
-	for _, c := range all {
-		fmt.Printf(" %22s", c.name)
+	fmt.Fprint(w, "\n### Beside hello world\n\nThe ratio to the first column and, in brackets, the figure. Each column "+
+		"is a credential, or shared tokens.\nThe servers are at hand.\n\n")
+	if err := beside(w, programs, o); err != nil {
+		return err
 	}
-	fmt.Println()
-	// In brackets is the ratio to the contender that is the measure.
-	row := func(name, format string, measure *contender, of func(*contender) float64) {
-		fmt.Printf("%-38s", name)
-		for _, c := range all {
-			if value := of(c); value > 0 {
-				fmt.Printf(" %22s", fmt.Sprintf(format+" (%.2f)", value, value/of(measure)))
-			} else {
-				fmt.Printf(" %22s", "")
-			}
-		}
-		fmt.Println()
+	fmt.Fprint(w, "\n### The first answer\n\n")
+	if err := cold(w, programs, roots, o); err != nil {
+		return err
 	}
-	world, pat := all[0], all[1]
-	row("process start to first /next, median", "%.2f ms", world, func(c *contender) float64 { return median(c.starts) })
-	row("first answer (makes the token), median", "%.1f ms", pat, func(c *contender) float64 {
-		if c == world {
-			return 0
-		}
-		return median(c.first)
-	})
-	row("warm answer, direct, median", "%.3f ms", world, func(c *contender) float64 { return median(c.warm[direct]) })
-	row("warm answer, HTTP, median", "%.3f ms", world, func(c *contender) float64 { return median(c.warm[string(http)]) })
-	row("peak memory", "%.1f MB", world, func(c *contender) float64 {
-		if len(c.warm) == 0 { // too few calls to compare
-			return 0
-		}
-		return float64(c.memory) / (1 << 20)
-	})
-	for _, arch := range []string{"arm64", "amd64"} {
-		sizes := map[string]float64{}
-		for _, pkg := range []string{"./functions/token", "./internal/local/bench/hello"} {
-			path := filepath.Join(dir, "bootstrap")
-			if err := build(path, arch, pkg); err != nil {
-				return err
-			}
-			if sizes[pkg], err = zipped(path); err != nil {
-				return err
-			}
-		}
-		row("zip, "+arch, "%.2f MB", world, func(c *contender) float64 {
-			switch c {
-			case world:
-				return sizes["./internal/local/bench/hello"]
-			case pat:
-				return sizes["./functions/token"]
-			}
-			return 0
-		})
+	fmt.Fprintf(w, "\n### A burst\n\n%d requests at once, for one target, to environments that have just started. "+
+		"RTT is 2 ms; all share this machine.\n\n", burstRequests)
+	if err := burst(w, programs, roots); err != nil {
+		return err
 	}
+	fmt.Fprintf(w, "\n### Limits of the model\n\n%s", limits)
 	return nil
 }
 
-// world starts what the function calls, with a secret for each kind of credential: PAT, App, and KMS, which is an App
-// whose key is there.
-func world() (env map[string]string, credentials aws.Credentials, stop func(), err error) {
-	pat := secret.New("ghp_bench")
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+//go:embed main.go
+var source string
+
+// limits returns that part of the package comment as Markdown.
+func limits() (string, error) {
+	file, err := parser.ParseFile(token.NewFileSet(), "", source, parser.ParseComments|parser.PackageClauseOnly)
 	if err != nil {
-		return nil, credentials, nil, err
+		return "", err
 	}
-	credentials = aws.Credentials{AccessKeyID: "AKIDBENCH", SecretAccessKey: "bench"}
-	gh, secrets, keys := github.New(pat), secretsmanager.New("us-east-1", credentials), kms.New("us-east-1", credentials)
-	gh.PutApp(github.App{ID: 1, ClientID: "Iv1.bench", Keys: []*rsa.PublicKey{&key.PublicKey},
-		Installations: []github.Installation{{
-			ID: 1, Owner: "acme", Permissions: map[string]string{"organization_self_hosted_runners": "write"},
-		}}})
-	keys.Put("alias/bench", kms.Key{Private: key})
-	text := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
-	secrets.Put("PAT", pat)
-	secrets.Put("App", secret.New(fmt.Sprintf(`{"client_id":"Iv1.bench","private_key":%q}`, text)))
-	secrets.Put("KMS", secret.New(`{"client_id":"Iv1.bench","kms_key_id":"alias/bench"}`))
-
-	servers := []*httptest.Server{httptest.NewServer(gh), httptest.NewServer(secrets), httptest.NewServer(keys)}
-	env = map[string]string{
-		"ALLOWED_TARGETS": "orgs/acme", "GITHUB_API_URL": servers[0].URL,
-		"AWS_ENDPOINT_URL_SECRETS_MANAGER": servers[1].URL, "AWS_ENDPOINT_URL_KMS": servers[2].URL,
+	_, text, found := strings.Cut(file.Doc.Text(), "# Limits\n")
+	if !found {
+		return "", errors.New("the package comment has no limits")
 	}
-	return env, credentials, func() {
-		for _, s := range servers {
-			s.Close()
-		}
-	}, nil
-}
-
-// run starts the function once and invokes it: first to make the token, then calls times with each event.
-func (c *contender) run(calls int) error {
-	service, err := lambda.Start(c.function)
-	if err != nil {
-		return err
-	}
-	defer service.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := service.Ready(ctx); err != nil {
-		return err
-	}
-	invoke := func(event string) (time.Duration, error) {
-		start := time.Now()
-		result, err := service.Invoke(ctx, []byte(event))
-		if err == nil && result.FunctionError != "" {
-			err = fmt.Errorf("%s: %s", c.name, result.Payload)
-		}
-		return time.Since(start), err
-	}
-	first, err := invoke(c.events[0])
-	if err != nil {
-		return err
-	}
-	c.first = append(c.first, first)
-	for range calls {
-		for _, event := range c.events {
-			took, err := invoke(event)
-			if err != nil {
-				return err
-			}
-			c.warm[event] = append(c.warm[event], took)
-		}
-	}
-	process := service.Processes()[0]
-	c.starts = append(c.starts, process.Init)
-	c.memory = max(c.memory, process.PeakMemory)
-	return nil
-}
-
-// build builds with the Makefile's flags. arch "" is this machine's.
-func build(path, arch, pkg string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "lambda.norpc", "-ldflags=-s -w",
-		"-o", path, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if arch != "" {
-		cmd.Env = append(cmd.Env, "GOOS=linux", "GOARCH="+arch)
-	}
-	cmd.Stderr = os.Stderr
-	return cmd.Run()
-}
-
-// zipped returns the size in MB of a zip with the file in it.
-func zipped(path string) (float64, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer file.Close()
-	size := new(counter)
-	archive := zip.NewWriter(size)
-	w, err := archive.Create("bootstrap")
-	if err != nil {
-		return 0, err
-	}
-	if _, err := io.Copy(w, file); err != nil {
-		return 0, err
-	}
-	err = archive.Close()
-	return float64(*size) / 1e6, err
-}
-
-type counter int64
-
-func (c *counter) Write(p []byte) (int, error) {
-	*c += counter(len(p))
-	return len(p), nil
-}
-
-// median returns it in milliseconds.
-func median(d []time.Duration) float64 {
-	if len(d) == 0 {
-		return 0
-	}
-	slices.Sort(d)
-	return float64(d[len(d)/2]) / float64(time.Millisecond)
+	return string(new(comment.Printer).Markdown(new(comment.Parser).Parse(text))), nil
 }
