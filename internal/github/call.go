@@ -73,8 +73,10 @@ func (c *Client) do(ctx context.Context, call call, parse func([]byte) error) (a
 func (c *Client) once(
 	ctx context.Context, call call, parse func([]byte) error,
 ) (_ answered, again bool, _ *runner.Error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // closes the connection; the library closes no body of a refusal
+	// Not http.Client's Timeout: that has a goroutine for each call, until the body is closed or the time is over, and the
+	// library closes no body of a refusal.
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel() // closes the connection
 	if call.jwt != nil {
 		var err error
 		if call.bearer, err = call.jwt(ctx); err != nil {

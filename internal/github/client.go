@@ -38,7 +38,6 @@ func New(api API, transport http.RoundTripper) (*Client, error) {
 		gogithub.WithDisableRateLimitCheck(),
 		gogithub.WithHTTPClient(&http.Client{
 			Transport: boundedTransport{transport},
-			Timeout:   callTimeout,
 			// A followed 301 would be a GET, and the credential would go to whatever host it names.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}),

@@ -138,7 +138,6 @@ func TestACallerWithoutTimeForAnotherTrySaysSo(t *testing.T) {
 					return &http.Response{StatusCode: 502, Header: test.header.Clone(), Body: http.NoBody, Request: r}, nil
 				}))
 				_, err := createWithin(t, test.time, c)
-				time.Sleep(callTimeout) // net/http has a goroutine for it
 				if runner.AsError(err).Code != runner.Unavailable || errors.Is(err, context.DeadlineExceeded) != test.want {
 					t.Errorf("%v", err)
 				}
